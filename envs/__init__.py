@@ -1,0 +1,1 @@
+"""Gymnasium environments whose reward depends on a task."""

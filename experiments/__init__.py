@@ -1,0 +1,1 @@
+"""Experiments: presets, command line, figures."""

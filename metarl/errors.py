@@ -1,0 +1,62 @@
+"""Errors whose cause lies outside the program, each with the exit code of the command line."""
+
+from typing import Any
+
+
+class MetarlError(Exception):
+    """An error reported in one line: what failed, where, and what to do.
+
+    Attributes:
+        exit_code: the command line's exit status for this kind of error.
+    """
+
+    exit_code = 1
+
+
+class InputError(MetarlError, ValueError):
+    """Bad input: an option, a file or an argument. Nothing was created or changed."""
+
+    exit_code = 2
+
+
+class CheckpointError(MetarlError):
+    """A checkpoint (or every one of a run) does not verify."""
+
+    exit_code = 3
+
+
+class SaveError(MetarlError, OSError):
+    """State could not be written; what was saved before is intact."""
+
+    exit_code = 4
+
+
+class NonFiniteError(MetarlError, FloatingPointError):
+    """A NaN or an infinity appeared in training.
+
+    Attributes:
+        place: what was not finite, such as ``"reward"`` or ``"inner gradient"``.
+        task: index of the task in the meta-batch, or None where no single task is at fault.
+        batch: arrays worth keeping for a post-mortem, by name.
+    """
+
+    exit_code = 5
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        place: str,
+        task: int | None = None,
+        batch: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.place = place
+        self.task = task
+        self.batch = batch or {}
+
+
+class RankError(MetarlError):
+    """A rank of a distributed run failed or fell silent."""
+
+    exit_code = 6

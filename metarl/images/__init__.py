@@ -1,0 +1,1 @@
+"""Few-shot image classification: data, episodes, networks and losses."""

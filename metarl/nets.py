@@ -1,0 +1,56 @@
+"""Small networks as plain modules; weights come from a generator that is passed in."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Activation = Literal["relu", "tanh"]
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
+
+
+class MLP(nn.Module):
+    """Multi-layer perceptron, linear at the end.
+
+    ``x (..., sizes[0]) -> (..., sizes[-1])``.
+
+    Args:
+        sizes: widths from input to output, such as ``(1, 40, 40, 1)``.
+        activation: between the layers.
+        init: ``"xavier"`` (uniform Glorot) or a number, the standard deviation of a normal
+            truncated at two standard deviations; biases start at zero either way.
+        generator: draws the weights; None uses torch's global generator.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activation: Activation = "relu",
+        init: float | Literal["xavier"] = "xavier",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.activation = _ACTIVATIONS[activation]
+        self.layers = nn.ModuleList(
+            nn.Linear(fan_in, fan_out)
+            for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            nn.init.zeros_(layer.bias)
+            if init == "xavier":
+                nn.init.xavier_uniform_(layer.weight, generator=generator)
+            else:
+                nn.init.trunc_normal_(
+                    layer.weight, std=init, a=-2 * init, b=2 * init, generator=generator
+                )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layers to ``x (..., sizes[0])``."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = self.activation(layer(x))
+        out: Tensor = last(x)
+        return out

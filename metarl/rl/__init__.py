@@ -1,0 +1,1 @@
+"""Meta-reinforcement learning: policies, rollouts, inner loops and meta-updates."""
