@@ -1,0 +1,67 @@
+# Two commands from a bare machine with Python, make and git:  make train   make test
+#   EXPERIMENT=navigation   what `make train` trains        PYTHON=python3.12   another interpreter
+PYTHON ?= python3
+EXPERIMENT ?= sinusoid
+TRAIN_OPTIONS ?=
+
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+OLDEST := .venv-oldest
+BIN := $(VENV)/bin
+# The folder is installed under another name than it has, so mypy finds the packages through links.
+LINKS := $(VENV)/links
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-slow test-oldest lint results
+
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
+
+## make setup        create .venv and install from requirements.lock
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: $(PYTHON) is older than 3.11; name a newer one, such as PYTHON=python3.12" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	mkdir -p $(LINKS)
+	ln -sfn $(CURDIR)/metarl $(LINKS)/metarl
+	ln -sfn $(CURDIR)/envs $(LINKS)/metarl_envs
+	ln -sfn $(CURDIR)/experiments $(LINKS)/metarl_experiments
+	touch $@
+
+## make train        meta-train EXPERIMENT, evaluate it, say where the figures are
+train: setup
+	$(BIN)/python -m metarl_experiments.job $(EXPERIMENT) $(TRAIN_OPTIONS)
+
+## make test         the ordinary tests
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+## make test-slow    learning to a number, full fault counts
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
+
+## make test-oldest  the ordinary tests with the oldest versions that setup.cfg allows
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(PYTEST_OPTIONS)
+
+$(OLDEST)/.installed: requirements.lock setup.cfg pyproject.toml
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) -c 'import configparser; c = configparser.ConfigParser(); c.read("setup.cfg"); \
+	  print(c["options"]["install_requires"].replace(">=", "=="))' > $(OLDEST)/oldest.txt
+	grep -E '^(pytest|hypothesis|psutil|setuptools)' requirements.lock >> $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+## make lint         ruff check and format, mypy
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=$(LINKS) $(BIN)/mypy
+
+## make results      re-evaluate every shipped run, compare with the README and docs
+results: setup
+	$(BIN)/python -m metarl_experiments.results check

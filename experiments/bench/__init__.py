@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against a limit or an alternative timed beside it."""

@@ -1,0 +1,1 @@
+"""Configurations of the experiment families: plain frozen dataclasses, importable without torch."""

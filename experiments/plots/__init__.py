@@ -1,0 +1,1 @@
+"""Figures, one file a family, and the page that holds them."""
