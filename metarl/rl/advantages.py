@@ -1,0 +1,153 @@
+"""Advantages: how much better an action was than expected.
+
+The functions of sequences work along the last axis, time, of any leading dimensions; one row is one
+episode, so nothing can leak into the next.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metarl.errors import NonFiniteError
+from metarl.rl import baseline
+from metarl.rl.rollout import Rollout
+
+
+def discounted_sum(x: Tensor, discount: float) -> Tensor:
+    """``y_t = x_t + discount * y_{t+1}``, with 0 behind the last step: ``(..., time)``.
+
+    Of masked rewards these are the discounted returns.
+    """
+    total = torch.zeros_like(x[..., 0])
+    sums = []
+    for x_t in reversed(x.unbind(-1)):
+        total = x_t + discount * total
+        sums.append(total)
+    return torch.stack(sums[::-1], -1)
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    final_value: Tensor,
+    mask: Tensor,
+    terminated: Tensor,
+    *,
+    discount: float,
+    gae_lambda: float,
+    bootstrap_time_limit: bool = False,
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016, equations 11 and 16).
+
+    ``delta_t = r_t + discount V(s'_t) (1 - end_t) - V(s_t)`` and ``A_t = delta_t + discount *
+    gae_lambda * A_{t+1}`` within the episode, where ``s'_t`` is the true successor state. ``end``
+    holds at the last step: always (as in the MAML paper's code, where V is 0 behind the time limit
+    too), or only where the episode terminated if ``bootstrap_time_limit``.
+
+    Args:
+        rewards: ``(..., time)``.
+        values: V(s_t) ``(..., time)``.
+        final_value: V of the true final observation ``(...)``; any finite number where unused.
+        mask: 1 while the episode runs ``(..., time)``, a prefix of the row.
+        terminated: bool ``(..., time)``, at the episode's last step.
+        discount: gamma.
+        gae_lambda: lambda; 1 gives the discounted return minus the value.
+        bootstrap_time_limit: use V of the final observation where the time limit ended the episode.
+
+    Returns:
+        ``(..., time)``, 0 behind the mask.
+    """
+    behind = torch.zeros_like(mask[..., :1])
+    last = mask * (1 - torch.cat((mask[..., 1:], behind), -1))
+    following = torch.cat((values[..., 1:], behind.to(values.dtype)), -1) * (1 - last)
+    if bootstrap_time_limit:
+        following = following + last * ~terminated * final_value.unsqueeze(-1)
+    deltas = (rewards + discount * following - values) * mask
+    return discounted_sum(deltas, discount * gae_lambda) * mask
+
+
+def standardize(x: Tensor, mask: Tensor, *, epsilon: float = 1e-8) -> Tensor:
+    """Mean 0 and standard deviation 1 over one task's valid steps; 0 behind the mask.
+
+    Args:
+        x: ``(..., episode, time)``; leading dimensions, such as the task, are kept apart.
+        mask: 1 at valid steps, same shape.
+        epsilon: added to the standard deviation, so equal entries give 0.
+    """
+    count = mask.sum((-2, -1), keepdim=True).clamp(min=1)
+    centred = (x - (x * mask).sum((-2, -1), keepdim=True) / count) * mask
+    std = (centred.square().sum((-2, -1), keepdim=True) / count).sqrt()
+    return centred / (std + epsilon)
+
+
+def advantages(
+    rollout: Rollout,
+    *,
+    discount: float = 0.99,
+    gae_lambda: float = 1.0,
+    bootstrap_time_limit: bool = False,
+    value: Literal["linear", "zero"] = "linear",
+    standardized: bool = True,
+) -> Tensor:
+    """Weights of the policy gradient, ``(task, episode, time)``, detached, in the rewards' dtype.
+
+    Args:
+        rollout: with its task dimension.
+        discount: gamma.
+        gae_lambda: lambda.
+        bootstrap_time_limit: see `gae`; False is the MAML paper's setting.
+        value: V is the linear feature baseline, refitted to the discounted returns of each task of
+            this rollout, or 0.
+        standardized: mean 0 and standard deviation 1 per task.
+
+    Raises:
+        NonFiniteError: an advantage, or the fit of the baseline, is not finite.
+    """
+    mask, rewards = rollout.mask.double(), rollout.rewards.double()
+    if value == "linear":
+        values, final_value = _linear_values(rollout, discount, final=bootstrap_time_limit)
+    else:
+        values, final_value = torch.zeros_like(rewards), torch.zeros_like(rewards[..., 0])
+    weights = gae(
+        rewards,
+        values,
+        final_value,
+        mask,
+        rollout.terminated,
+        discount=discount,
+        gae_lambda=gae_lambda,
+        bootstrap_time_limit=bootstrap_time_limit,
+    )
+    if standardized:
+        weights = standardize(weights, mask)
+    finite = weights.isfinite().flatten(1).all(1)
+    if not finite.all():
+        task = int((~finite).nonzero()[0])
+        raise NonFiniteError(
+            f"the advantages of task {task} are not finite: look at its rewards",
+            place="advantage",
+            task=task,
+        )
+    return weights.to(rollout.rewards.dtype)
+
+
+@torch.no_grad()
+def _linear_values(rollout: Rollout, discount: float, *, final: bool) -> tuple[Tensor, Tensor]:
+    """Baseline at every state ``(task, episode, time)`` and, if asked, at the final ones."""
+    mask = rollout.mask.double()
+    returns = discounted_sum(rollout.rewards.double() * mask, discount)
+    steps = torch.arange(mask.shape[-1], device=mask.device)
+    values, final_value = torch.zeros_like(returns), torch.zeros_like(returns[..., 0])
+    for task in range(len(returns)):
+        x = baseline.features(rollout.observations[task], steps)
+        try:
+            weights = baseline.fit(x, returns[task], mask[task])
+        except NonFiniteError as error:
+            error.task = task
+            raise
+        values[task] = baseline.predict(weights, x)
+        if final:
+            x = baseline.features(rollout.final_observations[task], mask[task].sum(-1))
+            final_value[task] = baseline.predict(weights, x)
+    return values, final_value

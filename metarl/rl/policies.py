@@ -1,0 +1,84 @@
+"""Stochastic policies as plain modules: observations in, a distribution out.
+
+Called through ``torch.func.functional_call``, under ``torch.func.vmap`` when the parameters carry a
+leading task dimension.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from metarl.nets import MLP, Activation
+from metarl.rl.distributions import Categorical, Gaussian
+
+
+class GaussianMLP(nn.Module):
+    """Normal policy whose mean is an MLP and whose log-std does not depend on the state.
+
+    ``mean = MLP(observation)``, ``std = max(exp(log_std), min_std)``; xavier-uniform weights and
+    zero biases (Finn et al. 2017, section 5.3). The log-std is a parameter like any other, so the
+    inner loop adapts it too.
+
+    Args:
+        observation_dim: length of an observation.
+        action_dim: length of an action.
+        hidden: widths of the hidden layers.
+        activation: between the layers.
+        init_std: initial standard deviation, in the units of the unclipped action.
+        min_std: floor of the standard deviation.
+        generator: draws the weights; None uses torch's global generator.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        *,
+        hidden: Sequence[int] = (100, 100),
+        activation: Activation = "relu",
+        init_std: float = 1.0,
+        min_std: float = 1e-6,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = (observation_dim, *hidden, action_dim)
+        self.mean = MLP(sizes, activation=activation, generator=generator)
+        self.log_std = nn.Parameter(torch.full((action_dim,), math.log(init_std)))
+        self.min_log_std = math.log(min_std)
+
+    def forward(self, observations: Tensor) -> Gaussian:
+        """Distribution of the actions, ``(..., observation) -> (..., action)``."""
+        mean = self.mean(observations)
+        log_std = self.log_std.clamp(min=self.min_log_std)
+        return Gaussian(mean, log_std.expand_as(mean))
+
+
+class CategoricalMLP(nn.Module):
+    """Policy over discrete actions whose logits are an MLP.
+
+    Args:
+        observation_dim: length of an observation.
+        actions: number of actions.
+        hidden: widths of the hidden layers.
+        activation: between the layers.
+        generator: draws the weights; None uses torch's global generator.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        actions: int,
+        *,
+        hidden: Sequence[int] = (100, 100),
+        activation: Activation = "relu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = (observation_dim, *hidden, actions)
+        self.logits = MLP(sizes, activation=activation, generator=generator)
+
+    def forward(self, observations: Tensor) -> Categorical:
+        """Distribution of the actions, ``(..., observation) -> (..., actions)``."""
+        return Categorical(self.logits(observations))

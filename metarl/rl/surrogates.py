@@ -1,0 +1,135 @@
+"""Policy-gradient surrogates of ONE task, to be maximised: a loss is the negative of one.
+
+Differentiating a surrogate at the sampling policy estimates a derivative of the expected return J.
+All take arrays ``(episode, time)`` and a mask, 1 at valid steps; ``log_probs`` carry the gradient,
+weights do not.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Reduction = Literal["mean", "sum"]
+InnerSurrogate = Literal["loglik", "lvc", "dice"]
+
+
+def _reduce(terms: Tensor, mask: Tensor, reduction: Reduction) -> Tensor:
+    # where, not a product: what stands behind the mask may be anything, even infinite.
+    total = torch.where(mask > 0, terms, 0.0).sum()
+    return total if reduction == "sum" else total / mask.sum().clamp(min=1)
+
+
+def loglik(
+    log_probs: Tensor, weights: Tensor, mask: Tensor, *, reduction: Reduction = "mean"
+) -> Tensor:
+    """``sum_t log pi(a_t | s_t) w_t``: the plain log-likelihood of the MAML paper's code.
+
+    With ``w_t`` the return to go its expected gradient is that of J, exactly. Its expected Hessian
+    is *not* that of J, not even at horizon 1: the terms that hold how the samples depend on the
+    parameters are missing.
+    """
+    return _reduce(log_probs * weights, mask, reduction)
+
+
+def lvc(
+    log_probs: Tensor, weights: Tensor, mask: Tensor, *, reduction: Reduction = "mean"
+) -> Tensor:
+    """``sum_t exp(l_t - stop(l_t)) w_t``: low-variance curvature (Rothfuss et al. 2019).
+
+    Expected gradient that of J, exactly. Expected Hessian exact at horizon 1; beyond it the
+    products of different steps' score functions are left out, a bias bought for less variance.
+    """
+    return _reduce(torch.exp(log_probs - log_probs.detach()) * weights, mask, reduction)
+
+
+def dice(
+    log_probs: Tensor, rewards: Tensor, mask: Tensor, *, reduction: Reduction = "mean"
+) -> Tensor:
+    """``sum_t exp(c_t - stop(c_t)) r_t``, ``c_t = sum_{s <= t} l_s`` (Foerster et al. 2018).
+
+    Expected derivatives of every order are those of J, the undiscounted return, exactly. Takes
+    rewards, or what `increments` makes of advantages.
+    """
+    c = torch.cumsum(torch.where(mask > 0, log_probs, 0.0), -1)
+    return _reduce(torch.exp(c - c.detach()) * rewards, mask, reduction)
+
+
+def increments(weights: Tensor, mask: Tensor) -> Tensor:
+    """The ``x`` whose undiscounted sum to go is ``weights``: ``x_t = w_t - w_{t+1}``.
+
+    Of undiscounted returns to go, the rewards. Of ``return - V(s)`` (no discount, lambda 1), the
+    rewards shaped by the potential V, under which `dice` stays exact. With a discount below 1,
+    where w is no sum to go of an undiscounted return, the gradient of ``dice(log_probs,
+    increments(w))`` is still that of ``loglik(log_probs, w)``, but higher orders are approximate.
+    """
+    w = torch.where(mask > 0, weights, 0.0)
+    return w - torch.cat((w[..., 1:], torch.zeros_like(w[..., :1])), -1)
+
+
+def inner_surrogate(
+    kind: InnerSurrogate,
+    log_probs: Tensor,
+    weights: Tensor,
+    mask: Tensor,
+    *,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """The inner loop's surrogate by name, all from the same weights (advantages).
+
+    The three have the same gradient at the sampling policy and differ in their curvature, that is
+    in the meta-gradient.
+
+    Args:
+        kind: ``"loglik"``, ``"lvc"`` or ``"dice"`` (of the weights' `increments`).
+        log_probs: of the recorded actions under the parameters, ``(episode, time)``.
+        weights: advantages ``(episode, time)``.
+        mask: 1 at valid steps.
+        reduction: divide by the number of valid steps, or not.
+    """
+    if kind == "loglik":
+        return loglik(log_probs, weights, mask, reduction=reduction)
+    if kind == "lvc":
+        return lvc(log_probs, weights, mask, reduction=reduction)
+    return dice(log_probs, increments(weights, mask), mask, reduction=reduction)
+
+
+def score(log_probs: Tensor, mask: Tensor) -> Tensor:
+    """``log p(D) = sum over all valid steps of log pi``: the E-MAML term's score function.
+
+    Times `leave_one_out` of the post-update returns, it adds to the meta-gradient how the support
+    set itself depends on the parameters (Stadie et al. 2018). Exact together with `loglik` only:
+    `lvc` and `dice` hold that dependence in their curvature already.
+    """
+    return torch.where(mask > 0, log_probs, 0.0).sum()
+
+
+def leave_one_out(returns: Tensor) -> Tensor:
+    """Each task's return minus the mean of the *other* tasks': ``(task,) -> (task,)``.
+
+    The baseline of the E-MAML term; independent of the task's own samples, so without bias. A
+    single task's return stays as it is.
+    """
+    others = max(len(returns) - 1, 1)
+    return returns - (returns.sum() - returns) / others
+
+
+def ratio(log_probs: Tensor, old_log_probs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """``mean_t ratio_t w_t`` with ``ratio = exp(l - l_old)``: TRPO's surrogate advantage.
+
+    Its gradient at the old policy is the policy gradient (Schulman et al. 2015, equation 14).
+    """
+    return _reduce(torch.exp(log_probs - old_log_probs) * weights, mask, "mean")
+
+
+def clipped_ratio(
+    log_probs: Tensor, old_log_probs: Tensor, weights: Tensor, mask: Tensor, *, clip: float
+) -> Tensor:
+    """``mean_t min(ratio_t w_t, clamp(ratio_t, 1 - clip, 1 + clip) w_t)``: PPO's surrogate.
+
+    A pessimistic bound without incentive to move a ratio out of the interval (Schulman et al. 2017,
+    equation 7; ProMP's outer objective).
+    """
+    r = torch.exp(log_probs - old_log_probs)
+    bounded = torch.minimum(r * weights, r.clamp(1 - clip, 1 + clip) * weights)
+    return _reduce(bounded, mask, "mean")
