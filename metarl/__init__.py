@@ -1,1 +1,52 @@
-"""Model-agnostic meta-learning on torch."""
+"""Model-agnostic meta-learning on torch: adaptation, meta-gradients and trust-region updates.
+
+Losses are written for one task; the core maps them over all tasks.
+"""
+
+from .errors import (
+    CheckpointError,
+    InputError,
+    MetarlError,
+    NonFiniteError,
+    RankError,
+    SaveError,
+)
+from .inner import InnerLoop, Loss, adapt, extended_rates
+from .mapping import resolve_mapping
+from .meta import adapt_path, adapt_tasks, meta_loss, reptile_loss
+from .objective import Objective, mean_over_tasks
+from .params import Params, expand_params, from_module, split_rates
+from .rates import learned_rates
+from .streams import seed_of, stream, torch_stream
+from .trust_region import StepInfo, conjugate_gradient, trust_region_step
+
+__all__ = [
+    "CheckpointError",
+    "InnerLoop",
+    "InputError",
+    "Loss",
+    "MetarlError",
+    "NonFiniteError",
+    "Objective",
+    "Params",
+    "RankError",
+    "SaveError",
+    "StepInfo",
+    "adapt",
+    "adapt_path",
+    "adapt_tasks",
+    "conjugate_gradient",
+    "expand_params",
+    "extended_rates",
+    "from_module",
+    "learned_rates",
+    "mean_over_tasks",
+    "meta_loss",
+    "reptile_loss",
+    "resolve_mapping",
+    "seed_of",
+    "split_rates",
+    "stream",
+    "torch_stream",
+    "trust_region_step",
+]

@@ -1,5 +1,6 @@
 """Small networks as plain modules; weights come from a generator that is passed in."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -34,8 +35,7 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = _ACTIVATIONS[activation]
         self.layers = nn.ModuleList(
-            nn.Linear(fan_in, fan_out)
-            for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
+            nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(sizes)
         )
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)

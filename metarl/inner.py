@@ -1,0 +1,141 @@
+"""The inner loop: gradient steps of one task, differentiable with respect to where they start."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .inner_optimizers import OPTIMIZERS
+from .params import Params, split_rates
+from .rates import rate_at, resolve_rates
+
+Loss = Callable[[Params, Any], Any]
+"""``loss(params, batch)`` of ONE task: a scalar, or a NamedTuple of scalars, the loss first."""
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """How a task adapts: ``theta_{k+1} = theta_k - lr_k * g(theta_k)``.
+
+    Attributes:
+        lr: step size. A number, or name -> tensor of shape ``()`` (per tensor), of the
+            parameter's own shape (per element: Meta-SGD, Li et al. 2017), or either of these with
+            a leading ``(steps,)`` (per step: LSLR, Antoniou et al. 2019; written ``(steps, 1)``
+            for a one-dimensional parameter, since its own shape means per element). Beyond the
+            last of several steps the last is used. Learned step sizes are entries of theta named
+            ``inner_lr.<parameter>`` and take precedence; see `split_rates`.
+        first_order: treat inner gradients as constants (FOMAML).
+        adapted: which parameters move, by name (ANIL, Raghu et al. 2020); None for all.
+        optimizer: ``sgd``; ``momentum`` (coefficient 0.9); ``adam`` (0.9, 0.999, 1e-8). Moments
+            start at zero with the task.
+        clip: bound on the norm of the inner gradient over all adapted parameters; None for none.
+    """
+
+    lr: float | Params = 0.1
+    first_order: bool = False
+    adapted: Callable[[str], bool] | None = None
+    optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(
+                f"InnerLoop.optimizer is {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}"
+            )
+        if not isinstance(self.lr, dict) and not math.isfinite(self.lr):
+            raise InputError(f"InnerLoop.lr is {self.lr}: it must be finite")
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"InnerLoop.clip is {self.clip}: it must be above 0")
+
+
+def adapt_path_one(
+    loss: Loss, theta: Params, supports: Sequence[Any], inner: InnerLoop
+) -> list[Params]:
+    """All the parameters that ONE task passes through: ``[theta_0, ..., theta_K]``.
+
+    ``theta_{k+1} = theta_k - lr_k * step(grad loss(theta_k, supports[k]))``, differentiable in
+    ``theta`` (unless first order) and composable with ``torch.func`` transforms.
+
+    Args:
+        loss: see `Loss`.
+        theta: parameters, and learned step sizes if any; the losses do not see the latter.
+        supports: one batch for each inner step.
+        inner: how to step.
+
+    Raises:
+        InputError: no parameter moves; a step size is missing, unused or of the wrong shape.
+    """
+    params, learned = split_rates(theta)
+    names = [name for name in params if inner.adapted is None or inner.adapted(name)]
+    rates = resolve_rates(inner.lr, learned, params, names)
+    optimizer = OPTIMIZERS[inner.optimizer]
+    state = optimizer.start({name: params[name] for name in names})
+    path = [params]
+    for k, support in enumerate(supports):
+        here = path[-1]
+        seen = {n: p.detach() for n, p in here.items()} if inner.first_order else here
+
+        def support_loss(moving: Params, seen: Params = seen, support: Any = support) -> Tensor:
+            return first(loss({**seen, **moving}, support))
+
+        gradient = torch.func.grad(support_loss)({name: seen[name] for name in names})
+        if inner.first_order:
+            gradient = {name: g.detach() for name, g in gradient.items()}
+        if inner.clip is not None:
+            gradient = _clipped(gradient, inner.clip)
+        step, state = optimizer.direction(gradient, state)
+        moved = {
+            name: here[name] - rate_at(rates[name], here[name], k) * step[name] for name in names
+        }
+        path.append({**here, **moved})
+    return path
+
+
+def adapt(loss: Loss, params: Params, supports: Sequence[Any], inner: InnerLoop) -> Params:
+    """ONE task's parameters after all its steps: the last of `adapt_path_one`."""
+    return adapt_path_one(loss, params, supports, inner)[-1]
+
+
+def extended_rates(
+    theta: Params, inner: InnerLoop, *, trained_steps: int, steps: int, factor: float
+) -> tuple[Params, InnerLoop]:
+    """Step sizes for evaluating more steps than were trained.
+
+    The first ``trained_steps`` steps keep their rates, learned or fixed; each later one uses the
+    last of them times ``factor``.
+
+    Returns:
+        theta without learned step sizes, and the inner loop that carries them, one a step.
+    """
+    params, learned = split_rates(theta)
+    names = [name for name in params if inner.adapted is None or inner.adapted(name)]
+    rates = resolve_rates(inner.lr, learned, params, names)
+    lr = {}
+    for name in names:
+        p = params[name]
+        each = []
+        for k in range(steps):
+            rate = rate_at(rates[name], p, min(k, trained_steps - 1))
+            rate = torch.as_tensor(rate, dtype=p.dtype, device=p.device).detach()
+            # One per tensor is written with the parameter's rank, so that no shape is ambiguous.
+            rate = rate.reshape([1] * p.ndim) if rate.ndim == 0 else rate
+            each.append(rate if k < trained_steps else rate * factor)
+        lr[name] = torch.stack(each)
+    return params, InnerLoop(lr, inner.first_order, inner.adapted, inner.optimizer, inner.clip)
+
+
+def first(output: Any) -> Tensor:
+    """The loss itself: the output, or the first field of a NamedTuple."""
+    loss: Tensor = output if isinstance(output, Tensor) else output[0]
+    return loss
+
+
+def _clipped(gradient: Params, bound: float) -> Params:
+    # vector_norm has a zero, not NaN, derivative at 0; the 1e-6 is torch's clip_grad_norm_.
+    norms = torch.stack([torch.linalg.vector_norm(g) for g in gradient.values()])
+    scale = (bound / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1.0)
+    return {name: g * scale for name, g in gradient.items()}

@@ -1,0 +1,226 @@
+"""How a function of one task is mapped over all tasks: in one vmap, in chunks, on threads.
+
+A *chunk function* takes what all tasks share and the data of some tasks; a mapping says how many
+tasks make a chunk and who runs the chunks. Sums are taken in task order, so that the result
+depends on the mapping only as far as floating-point addition does.
+"""
+
+import contextlib
+import functools
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .errors import InputError
+
+ChunkFunction = Callable[[Any, Any], Any]
+"""``chunk_function(shared, data)``, data with a leading dimension of the chunk's tasks."""
+
+# Above this many numbers of data a task, one task's activations leave the cache when all tasks
+# go through the network at once, and separate chains on threads win.
+_LARGE_TASK = 16_384
+
+
+class Mapping(NamedTuple):
+    """A mapping taken apart; its text form is what functions take and config files hold.
+
+    Attributes:
+        kind: ``vmap`` (all tasks at once), ``chunk`` (several at a time) or ``threads`` (chains
+            of single tasks on worker threads).
+        chunk: tasks in a chunk, for ``chunk``.
+        compile: whether chunk functions are compiled.
+    """
+
+    kind: Literal["auto", "vmap", "chunk", "threads"]
+    chunk: int
+    compile: bool
+
+    def __str__(self) -> str:
+        kind = f"chunk:{self.chunk}" if self.kind == "chunk" else self.kind
+        return f"{kind}+compile" if self.compile else kind
+
+
+def parse_mapping(text: str) -> Mapping:
+    """Read ``auto | vmap | chunk:N | threads``, each perhaps followed by ``+compile``.
+
+    Raises:
+        InputError: anything else.
+    """
+    kind, plus, suffix = text.partition("+")
+    name, colon, number = kind.partition(":")
+    valid = (name == "chunk" and number.isdecimal() and int(number) > 0) or (
+        name in ("auto", "vmap", "threads") and not colon
+    )
+    if not valid or (plus and suffix != "compile"):
+        raise InputError(
+            f"mapping is {text!r}: use auto, vmap, chunk:N or threads, perhaps with +compile"
+        )
+    return Mapping(name, int(number or 0), bool(plus))  # type: ignore[arg-type]
+
+
+def resolve_mapping(text: str, data: Any) -> Mapping:
+    """Make ``auto`` definite: a pure function of shapes, device, thread count and compiler.
+
+    Args:
+        text: see `parse_mapping`. Where no compiler is present, ``+compile`` is dropped.
+        data: tensors with a leading task dimension.
+
+    Raises:
+        InputError: no mapping of that name, or threads inside a ``torch.func`` transform.
+    """
+    mapping = parse_mapping(text)
+    mapping = mapping._replace(compile=mapping.compile and compiler_present())
+    transformed = torch._C._functorch.maybe_current_level() is not None
+    if mapping.kind == "threads" and transformed:
+        raise InputError(
+            "mapping 'threads' cannot run inside torch.func transforms, whose state stays on the "
+            "calling thread: use mapping='vmap' there"
+        )
+    if mapping.kind == "auto":
+        tensors = [x for x in tree_leaves(data) if isinstance(x, Tensor)]
+        tasks = count_tasks(data)
+        large = sum(x.numel() for x in tensors) >= tasks * _LARGE_TASK
+        on_cpu = all(x.device.type == "cpu" for x in tensors)
+        if not (large and on_cpu and tasks > 1):
+            mapping = mapping._replace(kind="vmap")
+        elif mapping.compile and not transformed:
+            mapping = mapping._replace(kind="threads")
+        else:
+            # Uncompiled chains hold the interpreter lock too much to gain from threads.
+            mapping = mapping._replace(kind="chunk", chunk=1)
+    return mapping
+
+
+@functools.cache
+def compiler_present() -> bool:
+    """Whether torch can compile here: a C++ compiler, and a Python its tracer supports."""
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        return False
+    try:
+        return bool(torch.compiler.is_compiling is not None and torch._dynamo.is_dynamo_supported())
+    except (AttributeError, ImportError, RuntimeError):
+        return False
+
+
+def count_tasks(data: Any) -> int:
+    """The common leading dimension of all tensors in ``data``.
+
+    Raises:
+        InputError: there is none, or it differs between tensors.
+    """
+    sizes = {x.shape[0] if x.ndim else None for x in tree_leaves(data) if isinstance(x, Tensor)}
+    if len(sizes) != 1 or None in sizes or 0 in sizes:
+        raise InputError(
+            "the batches of a meta-batch need one common leading task dimension, got "
+            f"{sorted(str(s) for s in sizes) or 'no tensors'}"
+        )
+    (size,) = sizes
+    assert size is not None
+    return size
+
+
+def each(fn: Callable[[Any, Any], Any]) -> ChunkFunction:
+    """``fn(shared, one task's data)`` as a chunk function with outputs stacked over tasks."""
+
+    def run(shared: Any, data: Any) -> Any:
+        if count_tasks(data) == 1:
+            # A plain chain, without the detours of vmap.
+            out = fn(shared, tree_map(lambda x: x[0] if isinstance(x, Tensor) else x, data))
+            return tree_map(lambda x: x.unsqueeze(0), out)
+        dims = tree_map(lambda x: 0 if isinstance(x, Tensor) else None, data)
+        mapped = torch.func.vmap(
+            functools.partial(fn, shared), in_dims=(dims,), randomness="different"
+        )
+        return mapped(data)
+
+    return run
+
+
+def run_chunks(run: ChunkFunction, shared: Any, data: Any, mapping: Mapping) -> list[Any]:
+    """Apply a chunk function to all tasks.
+
+    Args:
+        run: the chunk function; compiled when the mapping says so. Pass the same function object
+            each time, or it is compiled each time.
+        shared: first argument of every call.
+        data: tensors with a leading task dimension, in any nesting of tuples and dicts.
+        mapping: a definite mapping, see `resolve_mapping`.
+
+    Returns:
+        One output a chunk, in task order.
+    """
+    tasks = count_tasks(data)
+    size = {"vmap": tasks, "chunk": mapping.chunk, "threads": 1}[mapping.kind]
+    if mapping.compile:
+        run = _compiled(run)
+    if size >= tasks:
+        return [run(shared, data)]
+    chunks = [
+        tree_map(lambda x, i=i: x[i : i + size] if isinstance(x, Tensor) else x, data)
+        for i in range(0, tasks, size)
+    ]
+    workers = min(torch.get_num_threads(), tasks)
+    if mapping.kind != "threads" or workers == 1:
+        return [run(shared, chunk) for chunk in chunks]
+    grad = torch.is_grad_enabled()
+
+    def work(chunk: Any) -> Any:
+        # Worker threads start with gradients enabled whatever the caller's mode.
+        with torch.set_grad_enabled(grad):
+            return run(shared, chunk)
+
+    # The first chunk runs here alone, so that a compiler is entered by one thread only.
+    done = [work(chunks[0])] if mapping.compile and not _warm(run, chunks[0]) else []
+    with one_intra_op_thread():
+        return done + list(_pool(workers, os.getpid()).map(work, chunks[len(done) :]))
+
+
+def sum_in_order(outputs: list[Any]) -> Any:
+    """Sum of equally structured outputs, from the first to the last."""
+    total = outputs[0]
+    for output in outputs[1:]:
+        total = tree_map(torch.add, total, output)
+    return total
+
+
+@contextlib.contextmanager
+def one_intra_op_thread() -> Iterator[None]:
+    """Run torch operations on the calling thread alone, so that worker threads own the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@functools.cache
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    """Worker threads of this process (a forked child must not use its parent's)."""
+    return ThreadPoolExecutor(
+        workers, thread_name_prefix="tasks", initializer=torch.set_num_threads, initargs=(1,)
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(run: ChunkFunction) -> ChunkFunction:
+    compiled: ChunkFunction = torch.compile(run, fullgraph=True, dynamic=False)
+    return compiled
+
+
+_warmed: set[tuple[int, tuple[torch.Size, ...]]] = set()
+
+
+def _warm(run: ChunkFunction, chunk: Any) -> bool:
+    key = (id(run), tuple(x.shape for x in tree_leaves(chunk) if isinstance(x, Tensor)))
+    seen = key in _warmed
+    _warmed.add(key)
+    return seen

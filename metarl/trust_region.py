@@ -1,0 +1,138 @@
+"""Trust-region step (TRPO, Schulman et al. 2015) on any `Objective`."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import NonFiniteError
+from .objective import Objective
+from .params import Params
+
+
+class StepInfo(NamedTuple):
+    """What a trust-region step did.
+
+    Attributes:
+        loss_before: loss at the start.
+        loss: loss where the step ended (the start, if rejected).
+        kl: KL divergence from the start to there.
+        accepted: whether the parameters moved.
+        backtracks: step sizes tried before the accepted one, or all of them.
+        gradient_norm: Euclidean norm of the gradient.
+        expected: decrease of the loss that the gradient predicts for the full step.
+    """
+
+    loss_before: float
+    loss: float
+    kl: float
+    accepted: bool
+    backtracks: int
+    gradient_norm: float
+    expected: float
+
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], b: Tensor, *, steps: int, tolerance: float = 1e-10
+) -> tuple[Tensor, Tensor]:
+    """Solve ``A x = b`` for symmetric positive definite A, from ``x = 0``, without randomness.
+
+    Args:
+        product: ``p -> A p``.
+        b: right-hand side, ``(n,)``; not overwritten.
+        steps: at most so many products.
+        tolerance: stop when the squared residual norm falls below it.
+
+    Returns:
+        The solution so far and its residual ``b - A x``; where ``p' A p <= 0`` shows that A is
+        not positive definite, those before that direction.
+    """
+    x = torch.zeros_like(b)
+    r = b.clone()
+    p = b.clone()
+    rr = r.dot(r)
+    for _ in range(steps):
+        if not rr > tolerance:
+            break
+        ap = product(p)
+        curvature = p.dot(ap)
+        if not curvature > 0:
+            break
+        step = rr / curvature
+        x = x + step * p
+        r = r - step * ap
+        rr_next = r.dot(r)
+        p = r + (rr_next / rr) * p
+        rr = rr_next
+    return x, r
+
+
+def trust_region_step(
+    objective: Objective,
+    params: Params,
+    *,
+    max_kl: float,
+    damping: float = 1e-5,
+    cg_steps: int = 10,
+    backtracks: int = 15,
+    shrink: float = 0.8,
+) -> tuple[Params, StepInfo]:
+    """Minimise the loss within ``kl <= max_kl``: ``theta + shrink^j * sqrt(2 max_kl / s'As) s``.
+
+    ``A = F + damping I``, ``A s = -gradient`` by conjugate gradient, and j is the first of
+    ``0 .. backtracks - 1`` at which the loss is below the start's and ``kl <= max_kl``. If there
+    is none, or ``s'As <= 0``, the parameters returned are those given.
+
+    Args:
+        objective: means over tasks, see `Objective`.
+        params: where to start; not changed.
+        max_kl: radius of the trust region, nats.
+        damping: multiple of the identity added to the Fisher matrix.
+        cg_steps: Fisher products at most.
+        backtracks: step sizes tried at most.
+        shrink: ratio of one step size to the next.
+
+    Raises:
+        NonFiniteError: loss, KL or gradient are not finite at the start.
+    """
+    loss_before, kl, gradient = objective.gradient(params)
+    _require_finite({"loss": loss_before, "KL": kl})
+    _require_finite({f"outer gradient of {name}": g for name, g in gradient.items()})
+    g = _flat(gradient)
+
+    def product(v: Tensor) -> Tensor:
+        return _flat(objective.fisher(params, _like(v, params))) + damping * v
+
+    direction, residual = conjugate_gradient(product, -g, steps=cg_steps)
+    # s'As without another Fisher product: A s = -g - residual.
+    curvature = float(direction.dot(-g - residual))
+    loss_start, norm = float(loss_before), float(torch.linalg.vector_norm(g))
+    rejected = StepInfo(loss_start, loss_start, 0.0, False, 0, norm, 0.0)
+    if not (curvature > 0 and math.isfinite(curvature)):
+        return params, rejected
+    full = math.sqrt(2 * max_kl / curvature) * direction
+    expected = -float(full.dot(g))
+    start = _flat(params)
+    for j in range(backtracks):
+        moved = _like(start + shrink**j * full, params)
+        loss, kl = objective.value(moved)
+        if loss < loss_before and kl <= max_kl:
+            return moved, StepInfo(loss_start, float(loss), float(kl), True, j, norm, expected)
+    return params, rejected._replace(backtracks=backtracks, expected=expected)
+
+
+def _flat(params: Params) -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in params.values()])
+
+
+def _like(flat: Tensor, params: Params) -> Params:
+    parts = flat.split([p.numel() for p in params.values()])
+    return {name: part.view_as(p) for (name, p), part in zip(params.items(), parts, strict=True)}
+
+
+def _require_finite(tensors: dict[str, Tensor]) -> None:
+    for place, x in tensors.items():
+        if not bool(torch.isfinite(x).all()):
+            raise NonFiniteError(f"{place} is not finite before the meta-update", place=place)
