@@ -13,7 +13,7 @@ from .errors import (
 )
 from .inner import InnerLoop, Loss, adapt, extended_rates
 from .mapping import resolve_mapping
-from .meta import adapt_path, adapt_tasks, meta_loss, reptile_loss
+from .meta import adapt_path, adapt_tasks, adaptation_curve, meta_loss, reptile_loss
 from .objective import Objective, mean_over_tasks
 from .params import Params, expand_params, from_module, split_rates
 from .rates import learned_rates
@@ -35,6 +35,7 @@ __all__ = [
     "adapt",
     "adapt_path",
     "adapt_tasks",
+    "adaptation_curve",
     "conjugate_gradient",
     "expand_params",
     "extended_rates",

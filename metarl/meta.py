@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_map
 
 from .errors import InputError
 from .inner import InnerLoop, Loss, adapt_path_one, first
@@ -57,6 +58,42 @@ def adapt_tasks(
 ) -> Params:
     """Every task's parameters after all inner steps: the last of `adapt_path`."""
     return adapt_path(loss, params, supports, inner, mapping=mapping)[-1]
+
+
+def adaptation_curve(
+    inner_loss: Loss,
+    outer_loss: Loss,
+    params: Params,
+    supports: Sequence[Any],
+    query: Any,
+    inner: InnerLoop,
+    *,
+    mapping: str = "auto",
+) -> Any:
+    """Outer loss of every task after k = 0..K inner steps, without a graph.
+
+    Args:
+        inner_loss: what a task descends, see `adapt_path`.
+        outer_loss: what is measured.
+        params: theta, learned step sizes among them.
+        supports: one batch for each inner step.
+        query: one batch, or a list of one for each k.
+        inner: how a task steps.
+        mapping: see `adapt_path`.
+
+    Returns:
+        What ``outer_loss`` returns, each field ``(K + 1, task)``.
+    """
+    with torch.no_grad():
+        path = adapt_path(inner_loss, params, supports, inner, mapping=mapping)
+        queries = query if isinstance(query, list) else [query] * len(path)
+        measure = _measures(outer_loss)
+        resolved = resolve_mapping(mapping, (supports, query))
+        rows = [
+            tree_map(lambda *x: torch.cat(x), *run_chunks(measure, (), (theta, q), resolved))
+            for theta, q in zip(path, queries, strict=True)
+        ]
+        return tree_map(lambda *x: torch.stack(x), *rows)
 
 
 def meta_loss(
@@ -189,6 +226,11 @@ def _paths(loss: Loss, options: InnerLoop) -> ChunkFunction:
         return [{name: step[name] for name in names} for step in steps[1:]]
 
     return each(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _measures(loss: Loss) -> ChunkFunction:
+    return each(lambda _, adapted: loss(*adapted))
 
 
 @functools.lru_cache(maxsize=64)
