@@ -1,0 +1,21 @@
+"""Ids of the environments, in gymnasium's registry."""
+
+from gymnasium import register, registry
+
+WORLDS = {
+    "metarl/Navigation2D-v0": "metarl_envs.navigation:Navigation2D",
+    "metarl/HalfCheetahVelocity-v0": "metarl_envs.cheetah:HalfCheetahVelocity",
+    "metarl/HalfCheetahDirection-v0": "metarl_envs.cheetah:HalfCheetahDirection",
+}
+
+
+def register_all() -> None:
+    """Register every id, by string: nothing of MuJoCo loads until an environment is made."""
+    for name, world in WORLDS.items():
+        if name not in registry:
+            register(
+                name,
+                entry_point="metarl_envs.single:TaskEnv",
+                vector_entry_point="metarl_envs.vector:TaskVectorEnv",
+                kwargs={"world": world},
+            )
