@@ -13,6 +13,10 @@ class MetarlError(Exception):
     exit_code = 1
 
 
+class RunWarning(UserWarning):
+    """Something about a run directory went wrong and was put right; one line, as for errors."""
+
+
 class InputError(MetarlError, ValueError):
     """Bad input: an option, a file or an argument. Nothing was created or changed."""
 

@@ -1,0 +1,245 @@
+"""The directory of a run while it is written: opened by one process, saved to, resumed.
+
+    config.json  metrics.jsonl  events.out.tfevents.*  best.json  owner.json  failures/
+    checkpoints/00000400/{params.npz, optimizer.npz, state.json, manifest.json}
+
+The rename of a checkpoint commits everything: `best.json` is derived from the newest checkpoint
+and metrics.jsonl is synced before it and cut back to it, so a kill at any time loses nothing that
+was acknowledged and repeats nothing.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from metarl.errors import CheckpointError, NonFiniteError, RunWarning, SaveError
+from metarl.log import Log
+from metarl.runs import arrays, documents, files
+from metarl.runs.arrays import Array
+from metarl.runs.checkpoint import Best, Snapshot, directory_name, versions, write_checkpoint
+from metarl.runs.faults import fault_point
+from metarl.runs.metrics import METRICS, cut_metrics
+from metarl.runs.reading import BEST, CHECKPOINTS, explain, survey
+
+ATTEMPTS = 3  # consecutive failures to save before a run gives up
+
+
+class Run:
+    """An open run directory, locked by this process; use it as a context manager.
+
+    Attributes:
+        path: the directory.
+        config: the run's config, as config.json holds it.
+        best: the best checkpoint so far by `save_best`, or None.
+    """
+
+    def __init__(self, path: Path, descriptor: int, config: dict[str, Any], fresh: bool) -> None:
+        self.path = path
+        self.config = config
+        self.best: Best | None = None
+        self._lock = descriptor
+        self._log: Log | None = Log(path / METRICS) if fresh else None
+        self._saved: dict[int, Best | None] = {}  # good checkpoints on disk, and the best then
+        self._failures = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the log and let go of the lock; nothing more is saved."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def load(self) -> Snapshot | None:
+        """Go back to the newest checkpoint that verifies; None to start at iteration 0.
+
+        metrics.jsonl and best.json are cut back to it. Newer checkpoints, which are damaged, are
+        renamed ``damaged-...`` with one warning each, since the run will now save those iterations
+        anew; nothing is deleted.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none verifies; nothing has changed.
+            InputError: metrics.jsonl is damaged.
+            SaveError: the directory cannot be written.
+        """
+        good, bad = survey(self.path, self.config)
+        if bad and not good:
+            raise CheckpointError(f"no checkpoint of {self.path} verifies: {explain(bad)}")
+        newest = max(good.values(), key=lambda c: c.snapshot.iteration, default=None)
+        iteration = -1 if newest is None else newest.snapshot.iteration
+        if newest is not None and not newest.resumable:
+            raise CheckpointError(
+                f"{self.path} is a finished run without optimizer state; start a new one with "
+                f"--from {self.path / CHECKPOINTS / directory_name(iteration)}"
+            )
+        fault_point("load:cut")
+        cut_metrics(self.path / METRICS, iteration)
+        messages = []
+        for number, error in bad.items():
+            if number > iteration:
+                aside = self._set_aside(number)
+                messages.append(f"skipped {error}; kept as {aside.name}")
+        self.best = None if newest is None else newest.best
+        self._saved = {number: checkpoint.best for number, checkpoint in good.items()}
+        self._log = Log(self.path / METRICS, after=iteration)
+        self._tidy()
+        for message in messages:
+            warnings.warn(message, RunWarning, stacklevel=2)
+        if newest is None:
+            return None
+        self._compare_versions(newest.versions)
+        return newest.snapshot
+
+    def _set_aside(self, iteration: int) -> Path:
+        source = self.path / CHECKPOINTS / directory_name(iteration)
+        count = 1
+        while os.path.lexists(aside := source.with_name(f"damaged-{source.name}-{count}")):
+            count += 1
+        with files.saving(aside):
+            os.rename(source, aside)
+        return aside
+
+    def _compare_versions(self, saved: Mapping[str, str]) -> None:
+        changed = [
+            f"{name} {saved.get(name)} -> {versions().get(name)}"
+            for name in sorted({*saved, *versions()})
+            if saved.get(name) != versions().get(name)
+        ]
+        if changed:
+            warnings.warn(
+                f"{self.path} was saved under other versions ({', '.join(changed)}): it goes on, "
+                "but not bit for bit as it would have",
+                RunWarning,
+                stacklevel=3,
+            )
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl and its points to TensorBoard; see `metarl.log.Log`.
+
+        Call it once for each iteration that is logged, before that iteration is saved. A full disk
+        raises nothing here: the line waits, and the next `save` needs it written.
+
+        Args:
+            record: ``"iteration"``, how many are complete, and the numbers by tag.
+
+        Raises:
+            ValueError: the iteration has been logged already.
+        """
+        values = dict(record)
+        self._opened_log().write(values.pop("iteration"), values)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Save a checkpoint; on return it survives a kill and a power cut.
+
+        Older checkpoints are then removed but for the last two and the best ones these name.
+        Saving the iteration saved last once more does nothing.
+
+        Raises:
+            SaveError: it was not saved, and the older checkpoints are intact: train on and try
+                again unless `gives_up`.
+            NonFiniteError: the snapshot holds a number that is not finite.
+        """
+        self._save(snapshot, self.best)
+
+    def save_best(self, snapshot: Snapshot, metric: str, value: float) -> None:
+        """`save` a checkpoint that is the best so far; compare with `best` before calling this.
+
+        Validate before saving: an iteration that is saved already cannot become the best.
+
+        Args:
+            snapshot: as for `save`.
+            metric: the validation metric's tag.
+            value: its value, finite.
+        """
+        self._save(snapshot, Best(snapshot.iteration, metric, float(value)))
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether saving has failed `ATTEMPTS` times in a row: the run must end."""
+        return self._failures >= ATTEMPTS
+
+    def _save(self, snapshot: Snapshot, best: Best | None) -> None:
+        log = self._opened_log()
+        last = max(self._saved, default=-1)
+        if snapshot.iteration == last and best == self.best:
+            return
+        if snapshot.iteration <= last:
+            raise ValueError(f"iteration {snapshot.iteration} is not after {last}, saved last")
+        self._failures += 1
+        with files.saving(self.path / METRICS):
+            log.flush()
+            if log.fileno() >= 0:
+                files.sync(log.fileno())
+        unacknowledged = self.path / CHECKPOINTS / directory_name(snapshot.iteration)
+        if unacknowledged.exists():  # renamed, but its parent directory could not be synced
+            with files.saving(unacknowledged):
+                files.remove_tree(unacknowledged)
+        write_checkpoint(unacknowledged.parent, snapshot, config=self.config, best=best)
+        self._failures = 0
+        self.best = best
+        self._saved[snapshot.iteration] = best
+        fault_point("save:best")
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Make best.json name the best, then remove the checkpoints nobody needs any more."""
+        newest = sorted(self._saved)[-2:]
+        kept = {*newest, *(best.iteration for n in newest if (best := self._saved[n]))}
+        view = self.path / BEST
+        try:
+            with files.saving(view):
+                if self.best is None:
+                    view.unlink(missing_ok=True)
+                else:
+                    text = documents.dumps(self.best._asdict(), BEST)
+                    if not view.exists() or files.read(view) != text:
+                        files.replace(view, text)
+                for iteration in sorted({*self._saved} - kept):
+                    files.remove_tree(self.path / CHECKPOINTS / directory_name(iteration))
+                    del self._saved[iteration]
+        except SaveError as error:  # the checkpoint itself is safe; this is done again next time
+            warnings.warn(f"{error}", RunWarning, stacklevel=4)
+
+    def keep_failure(self, iteration: int, error: NonFiniteError) -> Path | None:
+        """Keep the arrays of a `NonFiniteError` as ``failures/<iteration>.npz``.
+
+        They may hold NaN and infinities, and nothing loads them back. None when there are none, or
+        when they cannot be written: what is being reported matters more.
+        """
+        if not error.batch:
+            return None
+        path = self.path / "failures" / f"{directory_name(iteration)}.npz"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            files.replace(path, arrays.encode({k: _array(v) for k, v in error.batch.items()}))
+        except (OSError, TypeError) as problem:
+            warnings.warn(f"no batch kept: {problem}", RunWarning, stacklevel=2)
+            return None
+        return path
+
+    def _opened_log(self) -> Log:
+        if self._log is None:
+            raise RuntimeError("a resumed run must be loaded first, and a closed one is closed")
+        return self._log
+
+
+def _array(value: Any) -> Array:
+    detach = getattr(value, "detach", None)  # a tensor, without importing torch for the test
+    return np.asarray(value if detach is None else detach().cpu().numpy())

@@ -1,0 +1,57 @@
+"""One owner for a directory: `flock` on a file that says who it is.
+
+The kernel drops the lock when its holder dies, so a stale one needs no cleaning up, and the file
+stays: removing it would let two processes lock two different files of the same name.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+from metarl.errors import InputError
+from metarl.runs import documents
+
+OWNER = "owner.json"
+
+
+def _owner(descriptor: int) -> str:
+    try:
+        owner = documents.loads(os.pread(descriptor, 4096, 0))
+        return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+    except (OSError, ValueError, TypeError, KeyError):  # not yet written
+        return "another process"
+
+
+def acquire(directory: Path) -> int:
+    """Lock `directory` for this process; closing the returned descriptor unlocks it.
+
+    Raises:
+        InputError: another process holds it, or the file system has no locks.
+        OSError: the owner file cannot be opened.
+    """
+    descriptor = os.open(directory / OWNER, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = _owner(descriptor)
+        os.close(descriptor)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise InputError(
+                f"--out {directory} is in use by {holder}; wait for it, or choose another --out"
+            ) from None
+        raise InputError(
+            f"--out {directory} cannot be locked ({error.strerror}); choose a local disk"
+        ) from error
+    text = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with contextlib.suppress(OSError):  # the lock counts; who holds it is a courtesy
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, documents.dumps(text), 0)
+    return descriptor

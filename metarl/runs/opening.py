@@ -1,0 +1,77 @@
+"""Opening a run directory: new or again, by one process at a time."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metarl.errors import InputError, SaveError
+from metarl.runs import documents, files, lock
+from metarl.runs.directory import Run
+from metarl.runs.faults import fault_point
+from metarl.runs.reading import CHECKPOINTS, CONFIG, holds_run, read_config
+
+
+def _input_error(path: Path, error: OSError | ValueError) -> InputError | SaveError:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return files.save_error(path, 0, error)
+    reason = error.strerror if isinstance(error, OSError) else error
+    return InputError(f"--out {str(path)!r} cannot be a run directory: {reason}")
+
+
+def open_run(
+    path: str | Path, config: Mapping[str, Any] | None = None, *, resume: bool = False
+) -> Run:
+    """Create a run directory, or open one again, and lock it.
+
+    Args:
+        path: the directory; created with its parents for a new run.
+        config: everything that decides the run, as JSON; None when resuming, which goes on with
+            the directory's own.
+        resume: continue the run in `path`: call `Run.load` next. A directory with a config and
+            no checkpoint starts at iteration 0.
+
+    Raises:
+        InputError: the directory is in use, holds a run (without `resume`), holds none (with it),
+            or cannot be created; no byte has changed.
+        CheckpointError: the directory's config.json is damaged.
+        SaveError: the disk is full or failing.
+    """
+    path = Path(path)
+    if resume == (config is not None):
+        raise ValueError("a config is for a new run; a resumed one goes on with its own")
+    data = b"" if config is None else documents.dumps(config, "config")
+    try:
+        if resume:
+            read_config(path)
+        else:
+            _refuse_run(path)
+            path.mkdir(parents=True, exist_ok=True)
+        descriptor = lock.acquire(path)
+    except (InputError, SaveError):
+        raise
+    except (OSError, ValueError) as error:
+        raise _input_error(path, error) from error
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, descriptor)
+        if not resume:
+            _refuse_run(path)  # whoever held the lock a moment ago may have made one
+        fault_point("open:locked")
+        with files.saving(path, len(data)):
+            (path / CHECKPOINTS).mkdir(exist_ok=True)
+            files.remove_temporaries(path)
+            files.remove_temporaries(path / CHECKPOINTS)
+            if not resume:
+                files.replace(path / CONFIG, data)
+        run = Run(path, descriptor, read_config(path), fresh=not resume)
+        undo.pop_all()
+    return run
+
+
+def _refuse_run(path: Path) -> None:
+    if holds_run(path):
+        raise InputError(f"--out {path} holds a run; continue it with --resume, or choose another")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--out {path} is a file; choose a directory")

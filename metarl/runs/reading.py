@@ -1,0 +1,192 @@
+"""Reading a run, finished or being written, without its lock."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metarl.errors import CheckpointError, InputError, RunWarning
+from metarl.runs import documents
+from metarl.runs.checkpoint import (
+    Best,
+    Checkpoint,
+    GoneError,
+    Snapshot,
+    directory_name,
+    read_checkpoint,
+)
+from metarl.runs.metrics import METRICS, read_metrics
+
+CONFIG = "config.json"
+BEST = "best.json"
+CHECKPOINTS = "checkpoints"
+EVALUATION = "evaluation.json"
+_TRIES = 100  # a writer replaces its checkpoints every few milliseconds at the very most
+
+
+class RunRecord(NamedTuple):
+    """What evaluation and report need of a run."""
+
+    path: Path
+    config: dict[str, Any]
+    snapshot: Snapshot
+    best: Best | None
+    metrics: list[dict[str, Any]]
+    evaluation: dict[str, Any] | None  # of evaluation.json, where there is one
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a directory holds a run, or what is left of one."""
+    return any((path / name).exists() for name in (CONFIG, METRICS)) or bool(checkpoints(path))
+
+
+def checkpoints(path: Path) -> list[tuple[int, Path]]:
+    """Iteration and directory of each of a run's checkpoints, newest first, verified or not."""
+    try:
+        entries = list((path / CHECKPOINTS).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = [(int(e.name), e) for e in entries if e.name.isascii() and e.name.isdigit()]
+    return sorted(found, reverse=True)
+
+
+def _belonging(path: Path, iteration: int, config: Mapping[str, Any]) -> Checkpoint:
+    checkpoint = read_checkpoint(path)
+    if checkpoint.snapshot.iteration != iteration:
+        raise CheckpointError(f"{path}: manifest.json is of another iteration")
+    if checkpoint.config != config:
+        raise CheckpointError(f"{path}: manifest.json is of a run with another config")
+    return checkpoint
+
+
+def survey(
+    path: Path, config: Mapping[str, Any]
+) -> tuple[dict[int, Checkpoint], dict[int, CheckpointError]]:
+    """Every checkpoint of a run whose lock the caller holds: the good ones, and the reasons."""
+    good: dict[int, Checkpoint] = {}
+    bad: dict[int, CheckpointError] = {}
+    for iteration, directory in checkpoints(path):
+        try:
+            good[iteration] = _belonging(directory, iteration, config)
+        except CheckpointError as error:
+            bad[iteration] = error
+    return good, bad
+
+
+def explain(bad: Mapping[int, CheckpointError]) -> str:
+    """The reasons in one line."""
+    return "; ".join(str(error) for error in bad.values())
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Config of a run.
+
+    Raises:
+        InputError: there is no run in `path`.
+        CheckpointError: config.json is damaged.
+    """
+    path = Path(path)
+    try:
+        config = documents.read_json(path / CONFIG)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} holds no run: it has no {CONFIG}") from None
+    except OSError as error:
+        raise InputError(f"{path / CONFIG} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        if "\0" in str(path):
+            raise InputError(f"{str(path)!r} is not a path") from None
+        raise CheckpointError(f"{path / CONFIG} is damaged: {error}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path / CONFIG} is damaged: not a JSON object")
+    return config
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    try:
+        value = documents.read_json(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is damaged: not a JSON object")
+    return value
+
+
+def read_best(path: str | Path) -> Best | None:
+    """What best.json names; None before the first validation.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    value = _object(Path(path) / BEST)
+    try:
+        return None if value is None else Best(**value)
+    except TypeError as error:
+        raise InputError(f"{Path(path) / BEST} is damaged: {error}") from None
+
+
+def read_snapshot(path: str | Path, *, last: bool = False) -> Snapshot:
+    """The best checkpoint of a run, or its last.
+
+    Without a best one, or when it does not verify, the newest that verifies is taken, with one
+    warning for each that was skipped. Safe while the run is being written.
+
+    Args:
+        path: the run.
+        last: the newest rather than the best.
+
+    Raises:
+        InputError: no run, or one without a checkpoint yet.
+        CheckpointError: checkpoints exist, and none verifies.
+    """
+    path = Path(path)
+    config = read_config(path)
+    for _ in range(_TRIES):
+        order = checkpoints(path)
+        if not order:
+            raise InputError(f"{path} has no checkpoint yet")
+        best = None if last else read_best(path)
+        if best is not None:
+            first = (best.iteration, path / CHECKPOINTS / directory_name(best.iteration))
+            order = [first, *(entry for entry in order if entry != first)]
+        bad: dict[int, CheckpointError] = {}
+        moved_on = False
+        for iteration, directory in order:
+            try:
+                snapshot = _belonging(directory, iteration, config).snapshot
+            except GoneError as gone:
+                bad[iteration] = gone
+                missing = best is not None and best.iteration == iteration
+                moved_on = not missing or read_best(path) != best
+                if moved_on:
+                    break
+            except CheckpointError as damage:
+                bad[iteration] = damage
+            else:
+                for reason in bad.values():
+                    warnings.warn(f"skipped {reason}", RunWarning, stacklevel=2)
+                return snapshot
+        if not moved_on:
+            break
+    raise CheckpointError(f"no checkpoint of {path} verifies: {explain(bad)}")
+
+
+def read_run(path: str | Path, *, last: bool = False) -> RunRecord:
+    """Everything of a run that evaluation and report need; see `read_snapshot`.
+
+    Raises:
+        InputError: no run, no checkpoint yet, or damaged JSON, naming the file.
+        CheckpointError: checkpoints exist, and none verifies.
+    """
+    path = Path(path)
+    return RunRecord(
+        path,
+        read_config(path),
+        read_snapshot(path, last=last),
+        read_best(path),
+        read_metrics(path / METRICS),
+        _object(path / EVALUATION),
+    )
