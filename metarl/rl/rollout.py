@@ -1,10 +1,13 @@
 """A block of sampled episodes."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from metarl.rl.distributions import Distribution
+from metarl.errors import NonFiniteError
+from metarl.rl.distributions import Distribution, Gaussian
 
 
 class Rollout(NamedTuple):
@@ -25,6 +28,75 @@ class Rollout(NamedTuple):
     distribution: Distribution  # fields (task, episode, time, action): the sampling policy's
 
 
+def empty_rollout(rows: int, horizon: int, observation_dim: int, like: Distribution) -> Rollout:
+    """Zeros to be filled in: ``(row, time, ...)``, what the policy makes on its device.
+
+    Args:
+        rows: episodes.
+        horizon: time steps.
+        observation_dim: length of an observation.
+        like: a distribution of the policy's, ``(..., action)``.
+    """
+    shape, steps = like[0].shape[-1:], (rows, horizon)
+    device = like[0].device
+    if isinstance(like, Gaussian):
+        actions = torch.zeros(*steps, *shape, device=device)
+    else:
+        actions = torch.zeros(steps, dtype=torch.int64, device=device)
+    return Rollout(
+        observations=torch.zeros(*steps, observation_dim),
+        actions=actions,
+        rewards=torch.zeros(steps),
+        mask=torch.zeros(steps),
+        terminated=torch.zeros(steps, dtype=torch.bool),
+        truncated=torch.zeros(steps, dtype=torch.bool),
+        final_observations=torch.zeros(rows, observation_dim),
+        log_probs=torch.zeros(steps, device=device),
+        distribution=type(like)(*(torch.zeros(*steps, *shape, device=device) for _ in like)),
+    )
+
+
+def map_rollout(fn: Callable[[Tensor], Tensor], rollout: Rollout) -> Rollout:
+    """The rollout with ``fn`` applied to every tensor."""
+    fields: dict[str, Any] = rollout._asdict()
+    distribution = fields.pop("distribution")
+    mapped = {name: fn(x) for name, x in fields.items()}
+    return Rollout(**mapped, distribution=type(distribution)(*map(fn, distribution)))
+
+
+def check_finite(rollout: Rollout, episodes: int) -> None:
+    """Refuse non-finite observations, actions and rewards of ``(row, time, ...)`` episodes.
+
+    Raises:
+        NonFiniteError: names the first that appeared, in time and from observation to reward, with
+            the row's task ``row // episodes`` and its episodes so far.
+    """
+    probes = {
+        "observation": rollout.observations,
+        "action": rollout.actions
+        if rollout.actions.is_floating_point()
+        else rollout.distribution[0],
+        "reward": rollout.rewards.unsqueeze(-1),
+    }
+    # A finite sum proves finite terms, in one fast pass; only its failure needs a closer look.
+    if all(torch.isfinite(x.sum()) for x in probes.values()):
+        return
+    bad = torch.stack([~x.isfinite().all(-1).cpu() for x in probes.values()], -1)
+    if not bad.any():
+        return
+    time = int(bad.any(-1).any(0).nonzero()[0])
+    kind = int(bad[:, time].any(0).nonzero()[0])
+    row = int(bad[:, time, kind].nonzero()[0])
+    place, task = list(probes)[kind], row // episodes
+    rows = slice(task * episodes, (task + 1) * episodes)
+    raise NonFiniteError(
+        f"non-finite {place} of task {task}, episode {row % episodes}, at time step {time}",
+        place=place,
+        task=task,
+        batch={name: x[rows, : time + 1].cpu().numpy() for name, x in probes.items()},
+    )
+
+
 def episode_returns(rollout: Rollout) -> Tensor:
     """Undiscounted return of each episode, ``(..., episode)``; 0 for invalid ones."""
     return (rollout.rewards * rollout.mask).sum(-1)
@@ -32,5 +104,4 @@ def episode_returns(rollout: Rollout) -> Tensor:
 
 def mean_return(rollout: Rollout) -> Tensor:
     """Mean undiscounted return over a task's valid episodes, ``(...)``; NaN if it has none."""
-    valid = rollout.mask[..., 0]
-    return episode_returns(rollout).sum(-1) / valid.sum(-1)
+    return episode_returns(rollout).sum(-1) / rollout.mask[..., 0].sum(-1)

@@ -15,8 +15,7 @@ InnerSurrogate = Literal["loglik", "lvc", "dice"]
 
 
 def _reduce(terms: Tensor, mask: Tensor, reduction: Reduction) -> Tensor:
-    # where, not a product: what stands behind the mask may be anything, even infinite.
-    total = torch.where(mask > 0, terms, 0.0).sum()
+    total = (terms * mask).sum()
     return total if reduction == "sum" else total / mask.sum().clamp(min=1)
 
 
@@ -51,7 +50,7 @@ def dice(
     Expected derivatives of every order are those of J, the undiscounted return, exactly. Takes
     rewards, or what `increments` makes of advantages.
     """
-    c = torch.cumsum(torch.where(mask > 0, log_probs, 0.0), -1)
+    c = torch.cumsum(log_probs * mask, -1)
     return _reduce(torch.exp(c - c.detach()) * rewards, mask, reduction)
 
 
@@ -63,7 +62,7 @@ def increments(weights: Tensor, mask: Tensor) -> Tensor:
     where w is no sum to go of an undiscounted return, the gradient of ``dice(log_probs,
     increments(w))`` is still that of ``loglik(log_probs, w)``, but higher orders are approximate.
     """
-    w = torch.where(mask > 0, weights, 0.0)
+    w = weights * mask
     return w - torch.cat((w[..., 1:], torch.zeros_like(w[..., :1])), -1)
 
 
@@ -101,7 +100,7 @@ def score(log_probs: Tensor, mask: Tensor) -> Tensor:
     set itself depends on the parameters (Stadie et al. 2018). Exact together with `loglik` only:
     `lvc` and `dice` hold that dependence in their curvature already.
     """
-    return torch.where(mask > 0, log_probs, 0.0).sum()
+    return (log_probs * mask).sum()
 
 
 def leave_one_out(returns: Tensor) -> Tensor:
@@ -114,12 +113,19 @@ def leave_one_out(returns: Tensor) -> Tensor:
     return returns - (returns.sum() - returns) / others
 
 
-def ratio(log_probs: Tensor, old_log_probs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+def ratio(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    weights: Tensor,
+    mask: Tensor,
+    *,
+    reduction: Reduction = "mean",
+) -> Tensor:
     """``mean_t ratio_t w_t`` with ``ratio = exp(l - l_old)``: TRPO's surrogate advantage.
 
     Its gradient at the old policy is the policy gradient (Schulman et al. 2015, equation 14).
     """
-    return _reduce(torch.exp(log_probs - old_log_probs) * weights, mask, "mean")
+    return _reduce(torch.exp(log_probs - old_log_probs) * weights, mask, reduction)
 
 
 def clipped_ratio(

@@ -1,0 +1,231 @@
+"""Collects episodes of many tasks at once, one batched policy call per time step."""
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from metarl.errors import InputError, NonFiniteError
+from metarl.params import Params, from_module
+from metarl.rl import vector
+from metarl.rl.distributions import Distribution, Gaussian
+from metarl.rl.rollout import Rollout, check_finite, empty_rollout, map_rollout
+from metarl.rl.stepping import run_episodes
+from metarl.streams import seed_of, stream
+
+Env = VectorEnv[Any, Any, Any]
+
+
+class Counts(NamedTuple):
+    """What one collection cost."""
+
+    env_steps: int  # transitions of running episodes, those of invalid ones included
+    invalid_episodes: int  # dropped because their physics diverged
+
+
+class Sampler:
+    """Exactly ``episodes`` episodes of every task, from vector environments.
+
+    Row ``task * episodes + episode`` is one episode. All rows run at once where the environments
+    have room, else one group of rows after the other. Several vector environments run on a Python
+    thread each, so that the physics of one overlaps the policy of the other: on two cores, two
+    halves with single-threaded physics leave neither core idle. All randomness comes from the seed
+    of `collect`, whatever the split and the number of threads.
+
+    Args:
+        envs: vector environments with ``AutoresetMode.DISABLED``, flat ``Box`` observations and
+            ``Box`` or ``Discrete`` actions. They stay the caller's, to close and to reuse.
+        episodes: per task.
+        horizon: most steps of an episode.
+        timeout: seconds that a worker process may take for any answer.
+        max_invalid: fraction of invalid episodes above which `collect` fails.
+
+    Raises:
+        InputError: the environments do not fit.
+    """
+
+    def __init__(
+        self,
+        envs: Env | Sequence[Env],
+        *,
+        episodes: int,
+        horizon: int,
+        timeout: float = 60.0,
+        max_invalid: float = 0.25,
+    ) -> None:
+        self.envs = [envs] if isinstance(envs, VectorEnv) else list(envs)
+        self.episodes, self.horizon = episodes, horizon
+        self.timeout, self.max_invalid = timeout, max_invalid
+        self._tasks: list[vector.Task] = []
+        # The first row of the tasks each environment holds, to set them only when they change.
+        self._held: list[int | None] = [None] * len(self.envs)
+        for env in self.envs:
+            vector.check_autoreset(env)
+        space = self.envs[0].single_observation_space
+        if not isinstance(space, Box) or len(space.shape) != 1:
+            raise InputError(
+                f"the observation space is {space}, not a flat Box: wrap the environment in "
+                "gymnasium.wrappers.FlattenObservation"
+            )
+        self._observation_dim = space.shape[0]
+        self._to_env = vector.action_map(self.envs[0].single_action_space)
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> list[vector.Task]:
+        """Draw ``n`` tasks from the environment's task distribution."""
+        return vector.sample_tasks(self.envs[0], n, rng, timeout=self.timeout)
+
+    def set_tasks(self, tasks: Sequence[vector.Task]) -> None:
+        """Choose the tasks of the collections to come."""
+        self._tasks = list(tasks)
+        self._held = [None] * len(self.envs)
+
+    def collect(self, policy: nn.Module, params: Params, *, seed: int) -> tuple[Rollout, Counts]:
+        """Sample every task's episodes with its own parameters.
+
+        Args:
+            policy: ``(..., observation) -> Gaussian`` or ``Categorical``.
+            params: name -> ``(task, ...)``, as ``expand_params`` or an adaptation gives them.
+            seed: keys all noise, of actions and of starting states.
+
+        Raises:
+            NonFiniteError: parameters, an observation, an action or a reward is not finite, or too
+                many episodes are invalid.
+            MetarlError: a worker process does not answer.
+        """
+        params = {name: p.detach() for name, p in params.items()}
+        _check_params(params, len(self._tasks))
+        apply = torch.func.vmap(from_module(policy)[1])
+        firsts, total = self._groups()
+        with torch.inference_mode():
+            one = {name: p[:1] for name, p in params.items()}
+            like = apply(one, next(iter(one.values())).new_zeros(1, 1, self._observation_dim))
+        out = empty_rollout(total, self.horizon, self._observation_dim, like)
+        noise = _action_noise(seed, out)
+        invalid = np.zeros(total, dtype=np.bool_)
+
+        def run(lane: int) -> None:
+            torch.set_num_threads(1)
+            for first in firsts[lane :: len(self.envs)]:
+                rows = slice(first, first + self.envs[lane].num_envs)
+                start = self._reset(lane, first, total, seed)
+                with torch.inference_mode():
+                    invalid[rows] = run_episodes(
+                        self.envs[lane],
+                        start,
+                        self._act(apply, params, rows),
+                        noise[rows],
+                        map_rollout(operator.itemgetter(rows), out),
+                        to_env=self._to_env,
+                        timeout=self.timeout,
+                    )
+
+        with _one_torch_thread(), ThreadPoolExecutor(len(self.envs)) as pool:
+            list(pool.map(run, range(len(self.envs))))
+        return self._finish(out, invalid)
+
+    def _groups(self) -> tuple[list[int], int]:
+        """First rows of the groups, ``i`` running on environment ``i % len(envs)``; their end."""
+        firsts, row = [], 0
+        while row < len(self._tasks) * self.episodes:
+            firsts.append(row)
+            row += self.envs[(len(firsts) - 1) % len(self.envs)].num_envs
+        return firsts, row
+
+    def _task_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Task of each row; rows beyond the last task are padding and play its last."""
+        tasks: NDArray[np.int64] = np.minimum(rows // self.episodes, len(self._tasks) - 1)
+        return tasks
+
+    def _reset(self, lane: int, first: int, total: int, seed: int) -> NDArray[Any]:
+        env = self.envs[lane]
+        if self._held[lane] != first:
+            tasks = self._task_of(np.arange(first, first + env.num_envs))
+            vector.set_tasks(env, [self._tasks[i] for i in tasks], timeout=self.timeout)
+            self._held[lane] = first
+        start = seed_of(seed, "reset")
+        return vector.reset(env, seed=start, first=first, total=total, timeout=self.timeout)
+
+    def _act(
+        self, apply: Callable[[Params, Tensor], Distribution], params: Params, rows: slice
+    ) -> Callable[[Tensor], Distribution]:
+        """The policy of some rows, ``(row, feature) -> (row, action)``."""
+        # Where these rows are whole tasks the policy sees (task, episode), else (row, 1).
+        whole = rows.start % self.episodes == rows.stop % self.episodes == 0
+        group = self.episodes if whole else 1
+        device = next(iter(params.values())).device
+        index = torch.from_numpy(self._task_of(np.arange(rows.start, rows.stop, group))).to(device)
+        own = {name: p[index] for name, p in params.items()}
+
+        def act(observations: Tensor) -> Distribution:
+            distribution = apply(
+                own, observations.to(device).reshape(-1, group, self._observation_dim)
+            )
+            return type(distribution)(*(field.flatten(0, 1) for field in distribution))
+
+        return act
+
+    def _finish(self, out: Rollout, invalid: NDArray[np.bool_]) -> tuple[Rollout, Counts]:
+        """Drop padding and invalid episodes; shape into (task, episode)."""
+        tasks, rows = len(self._tasks), len(self._tasks) * self.episodes
+        out, invalid = map_rollout(operator.itemgetter(slice(rows)), out), invalid[:rows]
+        check_finite(out, self.episodes)
+        counts = Counts(int(out.mask.sum()), int(invalid.sum()))
+        if counts.invalid_episodes > self.max_invalid * rows:
+            raise NonFiniteError(
+                f"the physics of {counts.invalid_episodes} of {rows} episodes diverged, more than "
+                f"{self.max_invalid:.0%}: look at the size of the actions and the time step",
+                place="physics",
+            )
+        out.mask[torch.from_numpy(invalid)] = 0.0
+        device = out.log_probs.device
+
+        def shaped(x: Tensor) -> Tensor:
+            return x.to(device).reshape(tasks, self.episodes, *x.shape[1:])
+
+        return map_rollout(shaped, out), counts
+
+
+def _action_noise(seed: int, out: Rollout) -> Tensor:
+    """All noise of `sample`, one block: a row's part does not depend on the rows behind it."""
+    rng = stream(seed, "action-noise")
+    if isinstance(out.distribution, Gaussian):
+        noise = rng.standard_normal(out.actions.shape, dtype=np.float32)
+    else:
+        noise = rng.random(out.actions.shape, dtype=np.float32)
+    return torch.from_numpy(noise).to(out.actions.device)
+
+
+def _check_params(params: Params, tasks: int) -> None:
+    for name, p in params.items():
+        if len(p) != tasks:
+            raise InputError(
+                f"parameter {name} is for {len(p)} tasks, but set_tasks was given {tasks}"
+            )
+        if not torch.isfinite(p.sum()):
+            finite = p.flatten(1).isfinite().all(1)
+            if not finite.all():
+                task = int((~finite).nonzero()[0])
+                raise NonFiniteError(
+                    f"parameter {name} of task {task} is not finite before sampling",
+                    place=f"parameter {name}",
+                    task=task,
+                )
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    # Idle OpenMP threads spin for a while after each operation and would take the physics' cores.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,175 @@
+"""The one place that speaks to gymnasium's vector environments.
+
+Native ones (a class of their own, with ``sample_tasks`` and ``set_attr``) get ``options["block"] =
+(first, total)`` at reset: they draw the starting noise of ``total`` environments and use their
+rows; stepped along, an environment that ended stays as it is. Gymnasium's ``SyncVectorEnv`` and
+``AsyncVectorEnv`` get one seed per environment, and what ended is reset before the next step.
+Either way row ``r`` starts alike however the rows are spread over vector environments. Every
+receive from a worker process has a time limit.
+"""
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from numpy.typing import NDArray
+
+from metarl.errors import InputError, MetarlError
+
+Task = dict[str, Any]
+
+
+class Step(NamedTuple):
+    """What a vector environment returns; rows are environments."""
+
+    observations: NDArray[Any]  # (row, feature)
+    rewards: NDArray[np.float64]  # (row,)
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    invalid: NDArray[np.bool_]  # the physics diverged: this step counts for nothing
+
+
+def check_autoreset(env: VectorEnv[Any, Any, Any]) -> None:
+    """Refuse environments that reset by themselves, which puts dummy transitions into the data."""
+    mode = env.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.DISABLED:
+        raise InputError(
+            f"the vector environment has autoreset_mode={mode}; build it with "
+            "autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED"
+        )
+
+
+def sample_tasks(
+    env: VectorEnv[Any, Any, Any], n: int, rng: np.random.Generator, *, timeout: float
+) -> list[Task]:
+    """``env.sample_tasks(n, rng)`` of the vector environment itself or of its first member."""
+    base = env.unwrapped
+    if hasattr(base, "sample_tasks"):
+        tasks: list[Task] = base.sample_tasks(n, rng)
+        return tasks
+    # A worker process cannot advance this process's generator: it gets one of its own.
+    seed = int(rng.integers(2**63))
+    if isinstance(base, AsyncVectorEnv):
+        with _receiving(base, timeout, "sampling tasks"):
+            base.call_async("sample_tasks", n, np.random.default_rng(seed))
+            return list(base.call_wait(timeout)[0])
+    if not isinstance(base, SyncVectorEnv):
+        raise InputError(f"{type(base).__name__} has no method sample_tasks(n, rng)")
+    method = base.envs[0].get_wrapper_attr("sample_tasks")
+    return list(method(n, np.random.default_rng(seed)))
+
+
+def set_tasks(env: VectorEnv[Any, Any, Any], tasks: list[Task], *, timeout: float) -> None:
+    """Give row ``r`` the task ``tasks[r]``."""
+    base = env.unwrapped
+    if not isinstance(base, AsyncVectorEnv):
+        base.set_attr("task", tasks)  # type: ignore[attr-defined]  # not in the base class
+        return
+    # Gymnasium's set_attr waits without limit, so a thread of our own does the waiting.
+    with _receiving(base, timeout, "setting tasks"):
+        _limited(lambda: base.set_attr("task", tasks), timeout)
+
+
+def reset(
+    env: VectorEnv[Any, Any, Any], *, seed: int, first: int, total: int, timeout: float
+) -> NDArray[Any]:
+    """Start rows ``first .. first + num_envs`` of ``total``: observations ``(row, feature)``."""
+    base = env.unwrapped
+    if isinstance(base, (SyncVectorEnv, AsyncVectorEnv)):
+        seeds = [seed + first + i for i in range(env.num_envs)]
+        return _reset(env, {"seed": seeds}, timeout)
+    return _reset(env, {"seed": seed, "options": {"block": (first, total)}}, timeout)
+
+
+def restart(
+    env: VectorEnv[Any, Any, Any], step: Step, ended: NDArray[np.bool_], *, timeout: float
+) -> NDArray[Any]:
+    """Make the rows that ended fit to be stepped along: observations of all rows."""
+    if not isinstance(env.unwrapped, (SyncVectorEnv, AsyncVectorEnv)):
+        return step.observations
+    return _reset(env, {"options": {"reset_mask": ended}}, timeout)
+
+
+def step(env: VectorEnv[Any, Any, Any], actions: NDArray[Any], *, timeout: float) -> Step:
+    """One step of every row."""
+    base = env.unwrapped
+    if isinstance(base, AsyncVectorEnv):
+        with _receiving(base, timeout, "stepping"):
+            base.step_async(actions)
+            observations, rewards, terminated, truncated, infos = base.step_wait(timeout)
+    else:
+        observations, rewards, terminated, truncated, infos = env.step(actions)
+    invalid = infos.get("invalid")
+    if invalid is None:
+        invalid = np.zeros(env.num_envs, dtype=np.bool_)
+    return Step(observations, rewards, terminated, truncated, np.asarray(invalid, dtype=np.bool_))
+
+
+def _reset(env: VectorEnv[Any, Any, Any], kwargs: dict[str, Any], timeout: float) -> NDArray[Any]:
+    base = env.unwrapped
+    if isinstance(base, AsyncVectorEnv):
+        with _receiving(base, timeout, "resetting"):
+            base.reset_async(**kwargs)
+            observations, _ = base.reset_wait(timeout)
+    else:
+        observations, _ = env.reset(**kwargs)
+    return np.asarray(observations)
+
+
+@contextmanager
+def _receiving(env: AsyncVectorEnv, timeout: float, doing: str) -> Iterator[None]:
+    """Turn a silent worker into an error, and end the workers, which can no longer be trusted."""
+    try:
+        yield
+    except multiprocessing.TimeoutError:
+        silent = [i for i, pipe in enumerate(env.parent_pipes) if not pipe.poll()]
+        for process in env.processes:
+            process.kill()
+        env.close(terminate=True)
+        raise MetarlError(
+            f"environment worker {silent[0] if silent else '?'} gave no answer within {timeout:g} s"
+            f" while {doing}: the workers were ended; look for a hang in the environment or raise"
+            " the time limit"
+        ) from None
+
+
+def _limited(call: Callable[[], None], timeout: float) -> None:
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if thread.is_alive():
+        raise multiprocessing.TimeoutError
+    if failures:
+        raise failures[0]
+
+
+def action_map(space: Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Map of policy actions ``(row, ...)`` to what the environment takes.
+
+    ``Box``: [-1, 1] goes affinely to the action's range, and what lies outside is clipped;
+    dimensions without finite bounds stay as they are. ``Discrete``: counts from its start.
+    """
+    if isinstance(space, Discrete):
+        start, kind = space.start, space.dtype
+        return lambda actions: (actions + start).astype(kind)
+    if not isinstance(space, Box) or len(space.shape) != 1:
+        raise InputError(f"the action space is {space}; the sampler takes flat Box and Discrete")
+    low, high = space.low, space.high
+    bounded = np.isfinite(low) & np.isfinite(high)
+    scale = np.where(bounded, (high - low) / 2, 1).astype(space.dtype)
+    centre = np.where(bounded, (high + low) / 2, 0).astype(space.dtype)
+    return lambda actions: np.clip(centre + scale * actions.astype(low.dtype), low, high)
