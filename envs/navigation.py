@@ -68,7 +68,7 @@ class Navigation2D:
     ) -> None:
         check_physics(physics)
         del rows, threads  # arithmetic on the calling thread, for any number of rows
-        self.tasks = uniform("goal", 2, *(task_range or (-0.5, 0.5)))
+        self.tasks = uniform("goal", 2, task_range, (-0.5, 0.5))
         self.sparse = sparse
         self.observation_size = 2
         self.action_size = 2

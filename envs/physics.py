@@ -73,6 +73,8 @@ class Physics:
             flags of rows whose physics diverged. Those rows are returned as they came in.
         """
         n = len(states)
+        if n == 0:
+            return states, np.zeros(0, dtype=bool)
         self._control[:n] = controls[:, None]
         after = self._states[:n]
         sensors = self._sensors[:n] if self.model.nsensordata else None
@@ -80,7 +82,7 @@ class Physics:
             self._pool.rollout(
                 self._models if n == self.rows else self._models[:n],
                 self._data,
-                states,
+                np.ascontiguousarray(states),
                 self._control[:n],
                 nstep=self.substeps,
                 state=after,

@@ -6,6 +6,9 @@ WORLDS = {
     "metarl/Navigation2D-v0": "metarl_envs.navigation:Navigation2D",
     "metarl/HalfCheetahVelocity-v0": "metarl_envs.cheetah:HalfCheetahVelocity",
     "metarl/HalfCheetahDirection-v0": "metarl_envs.cheetah:HalfCheetahDirection",
+    "metarl/AntVelocity-v0": "metarl_envs.ant:AntVelocity",
+    "metarl/AntDirection-v0": "metarl_envs.ant:AntDirection",
+    "metarl/AntGoal-v0": "metarl_envs.ant:AntGoal",
 }
 
 

@@ -68,10 +68,18 @@ class TaskFamily:
         return value
 
 
-def uniform(key: str, size: int, low: float, high: float) -> TaskFamily:
-    """Family of tasks whose numbers are uniform on ``[low, high]``."""
-    if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-        raise ValueError(f"task_range ({low}, {high}) must be two finite numbers, low <= high")
+def uniform(
+    key: str, size: int, task_range: tuple[float, float] | None, default: tuple[float, float]
+) -> TaskFamily:
+    """Family of tasks whose numbers are uniform on ``task_range``, else on ``default``.
+
+    Raises:
+        ValueError: the range is not two finite numbers in order.
+    """
+    bounds = np.asarray(default if task_range is None else task_range, dtype=np.float64)
+    if bounds.shape != (2,) or not np.isfinite(bounds).all() or bounds[0] > bounds[1]:
+        raise ValueError(f"task_range must be two finite numbers, low <= high; got {task_range}")
+    low, high = bounds
 
     def draw(n: int, rng: np.random.Generator) -> Array:
         return rng.uniform(low, high, (n, size))
@@ -89,7 +97,6 @@ def direction(task_range: tuple[float, float] | None = None) -> TaskFamily:
         raise ValueError("task_range does not apply: the tasks are the two directions; leave it")
 
     def draw(n: int, rng: np.random.Generator) -> Array:
-        values: Array = 2.0 * rng.integers(0, 2, (n, 1)) - 1.0
-        return values
+        return np.where(rng.random((n, 1)) < 0.5, -1.0, 1.0)
 
     return TaskFamily("direction", 1, draw, allowed=(-1.0, 1.0))

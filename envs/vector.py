@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from .inputs import finite_actions, positive, reset_options
 from .physics import HUGE, available_threads
 from .tasks import Array, Task
 from .world import Motion, World
@@ -65,9 +66,9 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         **options: Any,
     ) -> None:
         make = _world_type(world) if isinstance(world, str) else world
-        self.horizon = _positive("horizon", make.horizon if horizon is None else horizon)
-        self.num_envs = _positive("num_envs", num_envs)
-        threads = _positive("threads", available_threads() if threads is None else threads)
+        self.horizon = positive("horizon", make.horizon if horizon is None else horizon)
+        self.num_envs = positive("num_envs", num_envs)
+        threads = positive("threads", available_threads() if threads is None else threads)
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f'render_mode must be "rgb_array" or None, got {render_mode!r}')
         self.world: World = make(  # type: ignore[call-arg]
@@ -142,7 +143,7 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
     ) -> tuple[Observations, Infos]:
         """Start episodes; the class docstring has the options."""
         super().reset(seed=seed)
-        mask, first, total = self._reset_options(options or {})
+        mask, (first, total) = reset_options(options or {}, self.num_envs)
         states = self.world.start(total, self.np_random)[first : first + self.num_envs]
         if self._tasks is None:
             # A stream of its own: the starting noise does not depend on whether tasks were set.
@@ -157,20 +158,6 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
             record[mask] = 0
         return self._observed(), {"invalid": self._invalid.copy()}
 
-    def _reset_options(self, options: dict[str, Any]) -> tuple[Flags, int, int]:
-        unknown = set(options) - {"reset_mask", "block"}
-        if unknown:
-            raise ValueError(
-                f'unknown reset options {sorted(unknown)}; known: "reset_mask", "block"'
-            )
-        mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, dtype=bool)))
-        if mask.dtype != bool or mask.shape != (self.num_envs,):
-            raise ValueError(f"reset_mask must be a bool array of shape ({self.num_envs},)")
-        first, total = options.get("block", (0, self.num_envs))
-        if not 0 <= first <= total - self.num_envs:
-            raise ValueError(f"block ({first}, {total}) does not hold {self.num_envs} environments")
-        return mask, first, total
-
     def step(self, actions: Any) -> tuple[Observations, Array, Flags, Flags, Infos]:
         """Advance every running episode by one step.
 
@@ -181,25 +168,12 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         """
         if self._states is None or self._tasks is None:
             raise ResetNeeded("call reset() before step()")
-        actions = self._checked(actions)
+        actions = finite_actions(actions, (self.num_envs, self.world.action_size))
         ended = self._terminated | self._truncated
         if not ended.any():
             return self._advance(slice(None), self._states, actions, self._tasks)
         live = np.flatnonzero(~ended)
         return self._advance(live, self._states[live], actions[live], self._tasks[live])
-
-    def _checked(self, given: Any) -> NDArray[Any]:
-        actions: NDArray[Any] = np.asarray(given)
-        shape = (self.num_envs, self.world.action_size)
-        if actions.shape != shape:
-            raise ValueError(f"actions have shape {actions.shape}, expected {shape}")
-        finite = np.isfinite(actions)
-        if not finite.all():
-            row = int(np.flatnonzero(~finite.all(axis=1))[0])
-            raise ValueError(
-                f"the action of environment {row} is not finite: {actions[row].tolist()}"
-            )
-        return actions
 
     def _advance(
         self, live: Any, states: Array, actions: NDArray[Any], tasks: Array
@@ -263,9 +237,3 @@ def _world_type(path: str) -> type[World]:
     module, _, name = path.partition(":")
     found: type[World] = getattr(import_module(module), name)
     return found
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    return int(value)
