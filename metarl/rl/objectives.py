@@ -1,0 +1,148 @@
+"""Losses of ONE task for the inner loop and the meta-updates of policies."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.errors import InputError
+from metarl.inner import InnerLoop, Loss, adapt, adapt_path_one
+from metarl.params import Params
+from metarl.rl import surrogates
+from metarl.rl.batches import Batch, MetaBatch
+from metarl.rl.distributions import Distribution, kl, log_prob
+
+Apply = Callable[[Params, Tensor], Distribution]
+SamplingCorrection = Literal["off", "emaml"]
+
+
+class PolicyObjectives(NamedTuple):
+    """Functions of one task, built once a run so that each is compiled once.
+
+    Attributes:
+        inner_loss: ``(theta_k, support k) -> loss``, what the inner loop descends.
+        policies: ``(theta, data) -> distributions`` at every support's and the query's steps.
+        surrogate: ``(theta, data) -> (loss, kl)`` after adaptation, for TRPO and Adam.
+        clipped: ``(theta, (data, penalty)) -> (loss, inner kl)`` of ProMP.
+        fisher: ``(theta, v, data) -> F v`` of the KL after adaptation.
+    """
+
+    inner_loss: Loss
+    policies: Callable[[Params, MetaBatch], tuple[Distribution, ...]]
+    surrogate: Callable[[Params, MetaBatch], tuple[Tensor, Tensor]]
+    clipped: Callable[[Params, tuple[MetaBatch, Tensor]], tuple[Tensor, Tensor]]
+    fisher: Callable[[Params, Params, MetaBatch], Params]
+
+
+def policy_gradient_loss(
+    apply: Apply,
+    *,
+    kind: surrogates.InnerSurrogate = "loglik",
+    reduction: surrogates.Reduction = "mean",
+) -> Loss:
+    """``-surrogate(log pi(a | s), weights)`` of one task's `Batch`; see `surrogates`."""
+
+    def loss(params: Params, batch: Batch) -> Tensor:
+        log_probs = log_prob(apply(params, batch.observations), batch.actions)
+        return -surrogates.inner_surrogate(
+            kind, log_probs, batch.weights, batch.mask, reduction=reduction
+        )
+
+    return loss
+
+
+def policy_objectives(
+    apply: Apply,
+    inner: InnerLoop,
+    *,
+    inner_surrogate: surrogates.InnerSurrogate = "loglik",
+    sampling_correction: SamplingCorrection = "off",
+    reduction: surrogates.Reduction = "mean",
+    clip: float = 0.3,
+) -> PolicyObjectives:
+    """Build the losses of one task.
+
+    Args:
+        apply: pure policy ``(params, observations) -> distribution``.
+        inner: how the task adapts.
+        inner_surrogate: ``loglik`` (the paper's code; its curvature is biased), ``lvc`` (curvature
+            exact at horizon 1) or ``dice`` (exact).
+        sampling_correction: ``emaml`` adds ``score weight * sum log pi(support)`` under the
+            parameters that sampled it: together with ``loglik`` the exact meta-gradient of a finite
+            inner batch (Stadie et al. 2018; Al-Shedivat et al. 2018).
+        reduction: over the steps of a batch, inner and outer.
+        clip: ratio bound of ``clipped``.
+
+    Raises:
+        InputError: ``emaml`` with ``lvc`` or ``dice``.
+    """
+    if sampling_correction == "emaml" and inner_surrogate != "loglik":
+        raise InputError(
+            f"sampling_correction=emaml goes with inner_surrogate=loglik only: {inner_surrogate} "
+            "holds how the samples depend on the parameters in its own curvature, and adding the "
+            "term counts that twice"
+        )
+    inner_loss = policy_gradient_loss(apply, kind=inner_surrogate, reduction=reduction)
+
+    def policies(theta: Params, data: MetaBatch) -> tuple[Distribution, ...]:
+        path = adapt_path_one(inner_loss, theta, data.supports, inner)
+        batches = (*data.supports, data.query)
+        return tuple(apply(p, b.observations) for p, b in zip(path, batches, strict=True))
+
+    def surrogate(theta: Params, data: MetaBatch) -> tuple[Tensor, Tensor]:
+        path = adapt_path_one(inner_loss, theta, data.supports, inner)
+        query = data.query
+        new = apply(path[-1], query.observations)
+        gain = surrogates.ratio(
+            log_prob(new, query.actions),
+            log_prob(query.old, query.actions),
+            query.weights,
+            query.mask,
+            reduction=reduction,
+        )
+        if sampling_correction == "emaml":
+            for params, support in zip(path, data.supports, strict=False):
+                log_probs = log_prob(apply(params, support.observations), support.actions)
+                gain = gain + data.score_weights * surrogates.score(log_probs, support.mask)
+        return -gain, _mean(kl(query.old, new), query.mask)
+
+    def clipped(theta: Params, data: tuple[MetaBatch, Tensor]) -> tuple[Tensor, Tensor]:
+        batch, penalty = data
+        *before, new = policies(theta, batch)
+        query = batch.query
+        gain = surrogates.clipped_ratio(
+            log_prob(new, query.actions),
+            log_prob(query.old, query.actions),
+            query.weights,
+            query.mask,
+            clip=clip,
+        )
+        drift = [
+            _mean(kl(s.old, now), s.mask) for s, now in zip(batch.supports, before, strict=True)
+        ]
+        inner_kl = torch.stack(drift).mean() if drift else gain.new_zeros(())
+        return penalty * inner_kl - gain, inner_kl
+
+    def fisher(theta: Params, v: Params, data: MetaBatch) -> Params:
+        def policy(theta: Params) -> Distribution:
+            adapted = adapt(inner_loss, theta, data.supports, inner)
+            return apply(adapted, data.query.observations)
+
+        # J' M J v: the KL's gradient is zero here, so its Hessian needs no derivative of J.
+        here, pull_back = torch.func.vjp(policy, theta)
+        _, tangent = torch.func.jvp(policy, (theta,), (v,))
+        here = type(here)(*(x.detach() for x in here))
+
+        def mean_kl(q: Distribution) -> Tensor:
+            return _mean(kl(here, q), data.query.mask)
+
+        _, slope = torch.func.jvp(torch.func.grad(mean_kl), (here,), (tangent,))
+        product: Params = pull_back(slope)[0]
+        return product
+
+    return PolicyObjectives(inner_loss, policies, surrogate, clipped, fisher)
+
+
+def _mean(x: Tensor, mask: Tensor) -> Tensor:
+    return (x * mask).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,162 @@
+"""Meta-updates of a policy's initial parameters: TRPO, ProMP and Adam, on one objective."""
+
+import functools
+
+import torch
+
+from metarl.errors import NonFiniteError
+from metarl.mapping import ChunkFunction, each, resolve_mapping, run_chunks
+from metarl.objective import mean_over_tasks
+from metarl.params import Params
+from metarl.rl.batches import MetaBatch, subsample
+from metarl.rl.clock import Clock
+from metarl.rl.distributions import Distribution
+from metarl.rl.objectives import PolicyObjectives
+from metarl.trust_region import trust_region_step
+
+Metrics = dict[str, float]
+
+
+def old_policy(
+    objectives: PolicyObjectives, theta: Params, data: MetaBatch, *, mapping: str = "auto"
+) -> MetaBatch:
+    """``data`` whose old policies are the objective's own at ``theta``.
+
+    Then every ratio is exactly 1 there, and the KL and its gradient exactly 0. The ones recorded by
+    the sampler differ in the last bits.
+    """
+    with torch.no_grad():
+        chunks = run_chunks(_policies(objectives), (theta,), data, resolve_mapping(mapping, data))
+    old = [
+        type(parts[0])(*map(torch.cat, zip(*parts, strict=True)))
+        for parts in zip(*chunks, strict=True)
+    ]
+    supports = tuple(s._replace(old=o) for s, o in zip(data.supports, old[:-1], strict=True))
+    return data._replace(supports=supports, query=data.query._replace(old=old[-1]))
+
+
+def trpo_update(
+    objectives: PolicyObjectives,
+    theta: Params,
+    data: MetaBatch,
+    *,
+    max_kl: float,
+    fisher_fraction: float = 0.1,
+    generator: torch.Generator,
+    damping: float = 1e-5,
+    mapping: str = "auto",
+    clock: Clock,
+) -> tuple[Params, Metrics]:
+    """One `trust_region_step` on the surrogate after adaptation.
+
+    Gradient, line search and KL constraint see all data. The Fisher products see the same random
+    ``fisher_fraction`` of the time steps of every support and of the query: they adapt on these,
+    and the KL is to the policy so adapted.
+
+    Args:
+        objectives: the task functions.
+        theta: initial parameters.
+        data: of all tasks; old policies as in `old_policy`.
+        max_kl: trust region, nats, mean over tasks after adaptation.
+        fisher_fraction: of the time steps, in (0, 1].
+        generator: draws them.
+        damping: added to the Fisher matrix's diagonal.
+        mapping: see `mean_over_tasks`.
+        clock: collects ``gradient``, ``fisher`` and ``line_search``.
+
+    Returns:
+        The new theta (the same object where the step was rejected), and metrics.
+    """
+    few = subsample(data, fisher_fraction, generator)
+    whole = mean_over_tasks(objectives.surrogate, data, mapping=mapping)
+    products = mean_over_tasks(objectives.surrogate, few, fisher=objectives.fisher, mapping=mapping)
+    timed = whole._replace(
+        value=clock.timed("line_search", whole.value),
+        gradient=clock.timed("gradient", whole.gradient),
+        fisher=clock.timed("fisher", products.fisher),
+    )
+    theta, info = trust_region_step(timed, theta, max_kl=max_kl, damping=damping)
+    return theta, {
+        "loss": info.loss,
+        "kl": info.kl,
+        "step_accepted": float(info.accepted),
+        "backtracks": float(info.backtracks),
+        "gradient_norm": info.gradient_norm,
+    }
+
+
+def adam_update(
+    objectives: PolicyObjectives,
+    theta: Params,
+    data: MetaBatch,
+    optimizer: torch.optim.Optimizer,
+    *,
+    mapping: str = "auto",
+    clock: Clock,
+) -> Metrics:
+    """One step of a torch optimiser on the surrogate after adaptation; ``theta`` moves in place."""
+    objective = mean_over_tasks(objectives.surrogate, data, mapping=mapping)
+    with clock("gradient"):
+        loss, kl, gradient = objective.gradient(theta)
+        _descend(theta, gradient, optimizer)
+    return {"loss": float(loss), "kl": float(kl), "step_accepted": 1.0}
+
+
+def promp_update(
+    objectives: PolicyObjectives,
+    theta: Params,
+    data: MetaBatch,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int = 5,
+    penalty: float,
+    target_kl: float = 0.01,
+    mapping: str = "auto",
+    clock: Clock,
+) -> tuple[Metrics, float]:
+    """ProMP (Rothfuss et al. 2019): clipped surrogate with a penalty on the inner KL.
+
+    ``epochs`` optimiser steps on ``penalty * mean_k KL(sampling policy k || policy k) - clipped
+    ratio``; ``theta`` moves in place. The penalty is then halved where the inner KL is below
+    ``target_kl / 1.5`` and doubled where it is above ``1.5 target_kl``.
+
+    Returns:
+        Metrics and the next penalty.
+    """
+    weights = data.query.mask.new_full((len(data.query.mask),), penalty)
+    objective = mean_over_tasks(objectives.clipped, (data, weights), mapping=mapping)
+    with clock("gradient"):
+        for _ in range(epochs):
+            loss, _, gradient = objective.gradient(theta)
+            _descend(theta, gradient, optimizer)
+    with clock("line_search"):
+        _, inner_kl = objective.value(theta)
+        _, kl = mean_over_tasks(objectives.surrogate, data, mapping=mapping).value(theta)
+    drift = float(inner_kl)
+    factor = 0.5 if drift < target_kl / 1.5 else 2.0 if drift > target_kl * 1.5 else 1.0
+    metrics = {
+        "loss": float(loss),
+        "kl": float(kl),
+        "step_accepted": 1.0,
+        "inner_kl": drift,
+        "inner_kl_penalty": penalty,
+    }
+    return metrics, penalty * factor
+
+
+def _descend(theta: Params, gradient: Params, optimizer: torch.optim.Optimizer) -> None:
+    for name, g in gradient.items():
+        if not bool(g.isfinite().all()):
+            raise NonFiniteError(
+                f"outer gradient of {name} is not finite", place=f"outer gradient of {name}"
+            )
+        theta[name].grad = g
+    optimizer.step()
+
+
+@functools.lru_cache(maxsize=8)
+def _policies(objectives: PolicyObjectives) -> ChunkFunction:
+    def policies(shared: tuple[Params], data: MetaBatch) -> tuple[Distribution, ...]:
+        return objectives.policies(*shared, data)
+
+    return each(policies)
