@@ -1,0 +1,86 @@
+"""The command `metarl`: finds the subcommand before anything heavy is imported."""
+
+import difflib
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+COMMANDS = {
+    "list": "experiments, one line each",
+    "train": "meta-train an experiment into a run directory",
+    "evaluate": "adaptation curves of a run on held-out tasks",
+    "report": "figures and one self-contained page",
+}
+HELP = """usage: metarl COMMAND ...
+
+  metarl list
+  metarl train EXPERIMENT [--preset P] [--out DIR] [--seed S] [--iterations N] [--minutes M]
+                          [--resume] [--from CHECKPOINT] [--any.config.field VALUE]
+  metarl evaluate RUN [--tasks N] [--steps K] [--task-seed S] [--last] [--compare RUN ...]
+                      [--out FILE.json]
+  metarl report RUN [RUN ...] [--out DIR]
+
+`metarl COMMAND --help` lists a command's options, `metarl train EXPERIMENT --help` those of an
+experiment. Exit status: 0 done, 1 internal error, 2 bad input, 3 no checkpoint verifies, 4 could
+not save, 5 non-finite values, 6 a rank failed, 129 / 130 / 143 hung up, interrupted, terminated.
+"""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the command to stop."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "`metarl --help` lists them"
+        return _say(f"metarl: there is no command {command!r}; {hint}", 2)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _interrupt)
+    try:
+        module = importlib.import_module(f".commands.{command}", __package__)
+        status: int = module.run(rest)
+        sys.stdout.flush()
+    except KeyboardInterrupt as interrupt:
+        signum = getattr(interrupt, "signum", signal.SIGINT)
+        return _say(f"metarl {command}: stopped by {signal.Signals(signum).name}", 128 + signum)
+    except BrokenPipeError:
+        # Whoever read the output has gone; keep the interpreter from complaining about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    except Exception as error:
+        exit_code = getattr(error, "exit_code", 1)
+        if exit_code == 1:
+            traceback.print_exc()
+            return 1
+        return _say(f"metarl {command}: {' '.join(str(error).split())}", exit_code)
+    return status
+
+
+def _interrupt(signum: int, _frame: FrameType | None) -> None:
+    raise Interrupted(signum)
+
+
+def _say(line: str, status: int) -> int:
+    print(line, file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

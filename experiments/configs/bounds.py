@@ -1,0 +1,47 @@
+"""Ranges of option values, written beside the field as ``Annotated[int, Range(1, 10)]``."""
+
+import math
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, get_type_hints
+
+
+@dataclass(frozen=True)
+class Range:
+    """Closed interval; ``above`` excludes its lower end."""
+
+    low: float
+    high: float
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and not (self.above and value == self.low)
+
+    def __str__(self) -> str:
+        return f"{'above' if self.above else 'at least'} {self.low:g} and at most {self.high:g}"
+
+
+def option_name(*path: str) -> str:
+    """Command-line name of a field: ``("env", "id") -> "--env.id"``."""
+    return "--" + ".".join(part.rstrip("_").replace("_", "-") for part in path)
+
+
+def check_ranges(config: Any, *path: str) -> None:
+    """Check every number of a dataclass, nested ones too.
+
+    Raises:
+        ValueError: a number that is not finite or outside its range; the message names the option.
+    """
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        here = path if field.name == "config" else (*path, field.name)
+        if is_dataclass(value):
+            check_ranges(value, *here)
+            continue
+        limits = [m for m in getattr(hints[field.name], "__metadata__", ()) if isinstance(m, Range)]
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{option_name(*here)}: must be finite, got {number}")
+            for limit in limits:
+                if number is not None and number not in limit:
+                    raise ValueError(f"{option_name(*here)}: must be {limit}, got {number}")

@@ -1,0 +1,78 @@
+"""How a run computes: device, precision, threads, mapping over tasks, compiled or not."""
+
+import os
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from metarl.errors import InputError
+from metarl.mapping import compiler_present, parse_mapping
+
+Switch = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Choices that decide the bits of a run; resolved once and written to ``config.json``.
+
+    Attributes:
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` only before `resolve`.
+        dtype: floating type of parameters and data.
+        threads: intra-op threads on the CPU; 0 only before `resolve`.
+        mapping: how tasks are mapped: ``"auto"``, ``"vmap"``, ``"chunk:N"``, ``"threads"``; a
+            learner replaces ``"auto"`` when it is built.
+        compile: whether the step is compiled; ``"auto"`` only before `resolve`.
+    """
+
+    device: str = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+    threads: int = 0
+    mapping: str = "auto"
+    compile: Switch = "auto"
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """``torch.float32`` or ``torch.float64``."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the step is compiled."""
+        return self.compile == "on"
+
+
+def resolve(machine: Machine, *, threads: int) -> Machine:
+    """Replace device, threads and compilation left open; a function of the machine, not of time.
+
+    Args:
+        machine: as asked for on the command line.
+        threads: what the experiment runs best with, at most all cores, where none was asked for.
+
+    Raises:
+        InputError: a device that is not there, or no such mapping.
+    """
+    if parse_mapping(machine.mapping).compile:
+        raise InputError("--mapping: compilation is chosen by --compile")
+    device = _device(machine.device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    wanted = machine.compile
+    if wanted == "auto":
+        wanted = "on" if device != "mps" and compiler_present() else "off"
+    return replace(
+        machine,
+        device=device,
+        threads=machine.threads or min(threads, cores or 1),
+        compile=wanted,
+    )
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device: {name!r} cannot be used here: {reason}") from None
+    return name

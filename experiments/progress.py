@@ -1,0 +1,170 @@
+"""Progress of a training run: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+LINE_SECONDS = 10.0
+
+
+class Reporter(Protocol):
+    """What the training loop tells about itself."""
+
+    def update(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Iterations done and their latest metrics."""
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+
+    def close(self) -> None:
+        """No more updates; leaves the last state readable."""
+
+
+def reporter(
+    name: str,
+    shown: tuple[str, str],
+    *,
+    start: int,
+    end: int,
+    minutes: float | None = None,
+    stream: TextIO | None = None,
+) -> Reporter:
+    """Bar when ``stream`` is a terminal, lines every ten seconds otherwise.
+
+    Args:
+        name: of the experiment.
+        shown: metrics before and after adaptation.
+        start: iterations done already.
+        end: iterations in the end.
+        minutes: time limit, if any.
+        stream: where to write; standard output when None.
+    """
+    out = stream or sys.stdout
+    kind = _Bar if out.isatty() else _Lines
+    return kind(name, shown, start=start, end=end, minutes=minutes, stream=out)
+
+
+class _Clock:
+    """Rate and remaining time."""
+
+    def __init__(self, start: int, end: int, minutes: float | None) -> None:
+        self.start, self.end, self.minutes = start, end, minutes
+        self.began = time.monotonic()
+
+    def rate(self, iteration: int) -> float:
+        return (iteration - self.start) / max(time.monotonic() - self.began, 1e-9)
+
+    def remaining(self, iteration: int) -> float:
+        left = (self.end - iteration) / max(self.rate(iteration), 1e-9)
+        if self.minutes is not None:
+            left = min(left, self.began + 60 * self.minutes - time.monotonic())
+        return max(left, 0.0)
+
+
+def clock(seconds: float) -> str:
+    """``"0:07"``, ``"12:30"``, ``"3:05:00"``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def per_second(rate: float) -> str:
+    """``"2460 it/s"``; slow rates as seconds an iteration."""
+    return f"{rate:.{0 if rate >= 100 else 1}f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"
+
+
+def adaptation(shown: tuple[str, str], metrics: dict[str, float]) -> str:
+    """``"loss 4.31 -> 0.58"`` from ``loss_before`` and ``loss_after``."""
+    before, after = (metrics.get(name) for name in shown)
+    label = shown[1].removesuffix("_after").replace("_", " ")
+    if after is None:
+        return label
+    return f"{label} {after:.4g}" if before is None else f"{label} {before:.4g} -> {after:.4g}"
+
+
+class _Lines:
+    """One plain line every ten seconds, and at the end."""
+
+    def __init__(
+        self,
+        name: str,
+        shown: tuple[str, str],
+        *,
+        start: int,
+        end: int,
+        minutes: float | None,
+        stream: TextIO,
+    ) -> None:
+        self.name, self.shown, self.stream = name, shown, stream
+        self.clock = _Clock(start, end, minutes)
+        self.printed = time.monotonic()
+        self.pending: str | None = None
+
+    def update(self, iteration: int, metrics: dict[str, float]) -> None:
+        rate = self.clock.rate(iteration)
+        self.pending = (
+            f"{self.name}  {iteration}/{self.clock.end}  {adaptation(self.shown, metrics)}  "
+            f"{per_second(rate)}  ETA {clock(self.clock.remaining(iteration))}"
+        )
+        if time.monotonic() - self.printed >= LINE_SECONDS:
+            self._flush()
+
+    def say(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def close(self) -> None:
+        self._flush()
+
+    def _flush(self) -> None:
+        if self.pending is not None:
+            print(self.pending, file=self.stream, flush=True)
+        self.pending, self.printed = None, time.monotonic()
+
+
+class _Bar:
+    """A live bar."""
+
+    def __init__(
+        self,
+        name: str,
+        shown: tuple[str, str],
+        *,
+        start: int,
+        end: int,
+        minutes: float | None,
+        stream: TextIO,
+    ) -> None:
+        self.shown = shown
+        self.clock = _Clock(start, end, minutes)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[metrics]}"),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("ETA {task.fields[eta]}"),
+            console=Console(file=stream),
+            refresh_per_second=4,
+        )
+        self.task = self.progress.add_task(
+            name, total=end, completed=start, metrics="", rate="", eta=""
+        )
+        self.progress.start()
+
+    def update(self, iteration: int, metrics: dict[str, float]) -> None:
+        self.progress.update(
+            self.task,
+            completed=iteration,
+            metrics=adaptation(self.shown, metrics),
+            rate=per_second(self.clock.rate(iteration)),
+            eta=clock(self.clock.remaining(iteration)),
+        )
+
+    def say(self, text: str) -> None:
+        self.progress.console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        self.progress.stop()

@@ -1,0 +1,219 @@
+"""Sinusoid regression: what one meta-iteration is, how it is validated and evaluated."""
+
+import functools
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import metarl
+from metarl.errors import InputError, NonFiniteError
+from metarl.nets import MLP
+from metarl.supervised import (
+    Regression,
+    Sinusoids,
+    mean_squared_error,
+    sample_points,
+    sample_tasks,
+)
+
+from .configs.sinusoid import Config, EvaluateOptions
+from .family import Evaluation, Metrics, State, mean_and_ci95
+from .machine import Machine
+
+# Keying a stream costs as much as drawing 25 tasks, so that many iterations share one.
+BLOCK = 100
+VALIDATION_SEED = 0
+PAPER_SHOTS = (5, 10, 20)
+Rng = np.random.Generator
+
+
+class Episodes(NamedTuple):
+    """Points of tasks: to adapt on, and to measure on."""
+
+    support: Regression
+    query: Regression
+
+
+def build(config: Config, machine: Machine) -> "SinusoidLearner":
+    """Learner of the configuration; nothing is compiled yet."""
+    return SinusoidLearner(config, machine)
+
+
+class SinusoidLearner:
+    """The `Learner` of sinusoid regression; see `metarl_experiments.family`."""
+
+    shown = ("loss_before", "loss_after")
+    criterion = "loss_after"
+    higher_is_better = False
+
+    def __init__(self, config: Config, machine: Machine) -> None:
+        if config.inner_steps == 0 and config.learned_lr != "no":
+            raise InputError("--learned-lr: no inner step is trained with --inner-steps 0")
+        self.config = config
+        self.machine = replace(machine, mapping=machine.mapping.replace("auto", "vmap"))
+        self.inner = metarl.InnerLoop(config.inner_lr, config.first_order)
+        _, self.apply = metarl.from_module(self._net(0))
+        self.loss = mean_squared_error(self.apply)
+        self.block = functools.lru_cache(maxsize=2)(self._block)
+
+    def _net(self, seed: int) -> MLP:
+        inputs = 3 if self.config.observe_task else 1
+        sizes = (inputs, *self.config.hidden, 1)
+        generator = metarl.torch_stream(seed, "initial-weights")
+        net = MLP(sizes, init=self.config.init_std, generator=generator)
+        return net.to(device=self.machine.device, dtype=self.machine.torch_dtype)
+
+    def init(self, seed: int) -> State:
+        """Weights, perhaps learned step sizes, and Adam."""
+        config = self.config
+        params, _ = metarl.from_module(self._net(seed))
+        if config.learned_lr != "no":
+            steps = config.inner_steps if config.lr_per_step else None
+            params |= metarl.learned_rates(
+                params, config.inner_lr, per=config.learned_lr, steps=steps
+            )
+        fused = self.machine.device != "mps"
+        optimizer = torch.optim.Adam(params.values(), lr=config.lr, fused=fused)
+        return State(params, optimizer, {"seed": seed})
+
+    def _episodes(self, tasks: Sinusoids, shots: int, query: int, rng: Rng) -> Episodes:
+        points = sample_points(
+            tasks,
+            shots + query,
+            rng,
+            observe_task=self.config.observe_task,
+            dtype=self.machine.torch_dtype,
+            device=self.machine.device,
+        )
+        return Episodes(
+            Regression(*(x[:, :shots].contiguous() for x in points)),
+            Regression(*(x[:, shots:].contiguous() for x in points)),
+        )
+
+    def _block(self, seed: int, block: int) -> list[Episodes]:
+        """The meta-batches of iterations ``block * BLOCK`` and following."""
+        config = self.config
+        rng = metarl.stream(seed, "train-tasks", block)
+        tasks = sample_tasks(BLOCK * config.meta_batch, rng)
+        all_ = self._episodes(tasks, config.shots, config.query, rng)
+        columns = [torch.split(x, config.meta_batch) for part in all_ for x in part]
+        return [
+            Episodes(Regression(a, b), Regression(c, d))
+            for a, b, c, d in zip(*columns, strict=True)
+        ]
+
+    def step(self, state: State, iteration: int) -> Metrics:
+        """One Adam step on the loss after adaptation."""
+        config = self.config
+        assert state.optimizer is not None
+        support, query = self.block(state.extra["seed"], iteration // BLOCK)[iteration % BLOCK]
+        mapping = self.machine.mapping + ("+compile" if self.machine.compiled else "")
+        metrics: dict[str, float] = {}
+        if (iteration + 1) % config.log_every == 0:
+            metrics["loss_before"] = float(self._unadapted(state.params, query).mean())
+        loss = metarl.meta_loss(
+            self.loss,
+            self.loss,
+            state.params,
+            [support] * config.inner_steps,
+            query,
+            self.inner,
+            mapping=mapping,
+        )
+        loss.backward()
+        metrics["loss_after"] = float(loss.detach())
+        metrics["gradient_norm"] = float(
+            torch.nn.utils.get_total_norm(
+                [p.grad for p in state.params.values() if p.grad is not None]
+            )
+        )
+        if not math.isfinite(metrics["loss_after"] + metrics["gradient_norm"]):
+            self._raise_non_finite(state, support, query, metrics)
+        if config.lr_decay == "cosine":
+            turn = math.pi * min(iteration / config.iterations, 1)
+            state.optimizer.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(turn))
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        return metrics
+
+    def _raise_non_finite(
+        self, state: State, support: Regression, query: Regression, metrics: Metrics
+    ) -> None:
+        losses = self._curve(state.params, Episodes(support, query), self.config.inner_steps)
+        bad = np.flatnonzero(~np.isfinite(losses).all(0))
+        task = int(bad[0]) if len(bad) else None
+        place = "outer loss" if not math.isfinite(metrics["loss_after"]) else "outer gradient"
+        where = "" if task is None else f" in task {task} of the meta-batch"
+        parts = {"support": support, "query": query}
+        batch = {f"{k}.{f}": x for k, part in parts.items() for f, x in part._asdict().items()}
+        raise NonFiniteError(
+            f"the {place} is not finite{where}; lower --inner-lr or --lr",
+            place=place,
+            task=task,
+            batch={**batch, **state.params},
+        )
+
+    @torch.no_grad()
+    def _unadapted(self, params: metarl.Params, query: Regression) -> Tensor:
+        """Loss of theta itself on each task (task,)."""
+        model, _ = metarl.split_rates(params)
+        errors: Tensor = self.apply(model, query.x) - query.y
+        return errors.square().mean((1, 2))
+
+    @torch.no_grad()
+    def _curve(self, params: metarl.Params, episodes: Episodes, steps: int) -> np.ndarray:
+        """Losses on the query after 0..steps steps on the support, (steps + 1, task)."""
+        first = self._unadapted(params, episodes.query)
+        if steps == 0:
+            return first[None].cpu().double().numpy()
+        model, inner = metarl.extended_rates(
+            params,
+            self.inner,
+            trained_steps=max(self.config.inner_steps, 1),
+            steps=steps,
+            factor=self.config.later_lr_factor,
+        )
+        path = metarl.adapt_path(
+            self.loss, model, [episodes.support] * steps, inner, mapping=self.machine.mapping
+        )
+        adapted = [torch.func.vmap(self.loss)(theta, episodes.query) for theta in path[1:]]
+        return torch.stack([first, *adapted]).cpu().double().numpy()
+
+    def _held_out(self, seed: int, purpose: str, tasks: int, shots: int) -> Episodes:
+        chosen = sample_tasks(tasks, metarl.stream(seed, f"{purpose}-tasks"))
+        rng = metarl.stream(seed, f"{purpose}-points", shots)
+        return self._episodes(chosen, shots, shots, rng)
+
+    def validate(self, state: State) -> Metrics:
+        """Loss before and after the trained number of steps, on fixed tasks."""
+        config = self.config
+        episodes = self._held_out(
+            VALIDATION_SEED, "validation", config.validation_tasks, config.validation_shots
+        )
+        losses = self._curve(state.params, episodes, config.inner_steps)
+        return {"loss_before": float(losses[0].mean()), "loss_after": float(losses[-1].mean())}
+
+    def evaluate(self, params: metarl.Params, options: EvaluateOptions) -> Evaluation:
+        """Adaptation curves; the other numbers of points of the paper stand in the variants."""
+        curve = self._test_curve(params, options, options.shots)
+        variants: dict[str, Any] = {
+            "shots": options.shots,
+            "median": np.median(curve, axis=1).tolist(),
+            "worse_than_unadapted": (~(curve <= curve[0])).sum(1).tolist(),
+            "non_finite": (~np.isfinite(curve)).sum(1).tolist(),
+        }
+        for shots in PAPER_SHOTS:
+            if shots != options.shots:
+                other = self._test_curve(params, options, shots)
+                variants[f"{shots}-shot"] = mean_and_ci95(other)
+        return Evaluation("loss", curve, variants)
+
+    def _test_curve(
+        self, params: metarl.Params, options: EvaluateOptions, shots: int
+    ) -> np.ndarray:
+        episodes = self._held_out(options.task_seed, "test", options.tasks, shots)
+        return self._curve(params, episodes, options.steps)
