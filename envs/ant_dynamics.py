@@ -112,8 +112,8 @@ class AntDynamics:
             position = after[:, 1:3].copy()
             velocity = (after[:, 1] - states[:, 1]) / self.time_step
         terms = {
-            "reward_ctrl": -_CONTROL_COST * np.einsum("ij,ij->i", control, control),
-            "reward_contact": -_CONTACT_COST * np.einsum("ij,ij->i", force, force),
+            "reward_ctrl": -_CONTROL_COST * np.square(control).sum(axis=1),
+            "reward_contact": -_CONTACT_COST * np.square(force).sum(axis=1),
         }
         if self.paper:
             terms["reward_survive"] = np.full(len(states), _SURVIVAL)

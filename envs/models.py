@@ -53,6 +53,7 @@ def load_ant_sensors(physics: str) -> mujoco.MjModel:
     base = load_ant(physics)
     spec.option.timestep = base.opt.timestep
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_EULER
+    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP  # one factorisation less
     for geom, solref, solimp in zip(spec.geoms, base.geom_solref, base.geom_solimp, strict=True):
         geom.solref, geom.solimp = solref, solimp
     bodies = spec.bodies[1:]

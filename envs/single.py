@@ -30,6 +30,11 @@ class TaskEnv(Env[NDArray[np.float32], Array]):
         self.action_space = self._batch.single_action_space
 
     @property
+    def observe_task(self) -> bool:
+        """Whether the observation ends with the task."""
+        return self._batch.observe_task
+
+    @property
     def world(self) -> World:
         """Dynamics, task family and reward."""
         return self._batch.world

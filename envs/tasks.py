@@ -6,6 +6,7 @@ A task is a dictionary with one entry, ``{"velocity": float}``, ``{"direction": 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,12 +80,11 @@ def uniform(
     bounds = np.asarray(default if task_range is None else task_range, dtype=np.float64)
     if bounds.shape != (2,) or not np.isfinite(bounds).all() or bounds[0] > bounds[1]:
         raise ValueError(f"task_range must be two finite numbers, low <= high; got {task_range}")
-    low, high = bounds
+    return TaskFamily(key, size, partial(_draw_uniform, size=size, bounds=bounds))
 
-    def draw(n: int, rng: np.random.Generator) -> Array:
-        return rng.uniform(low, high, (n, size))
 
-    return TaskFamily(key, size, draw)
+def _draw_uniform(n: int, rng: np.random.Generator, *, size: int, bounds: Array) -> Array:
+    return rng.uniform(bounds[0], bounds[1], (n, size))
 
 
 def direction(task_range: tuple[float, float] | None = None) -> TaskFamily:
@@ -95,8 +95,8 @@ def direction(task_range: tuple[float, float] | None = None) -> TaskFamily:
     """
     if task_range is not None:
         raise ValueError("task_range does not apply: the tasks are the two directions; leave it")
+    return TaskFamily("direction", 1, _draw_direction, allowed=(-1.0, 1.0))
 
-    def draw(n: int, rng: np.random.Generator) -> Array:
-        return np.where(rng.random((n, 1)) < 0.5, -1.0, 1.0)
 
-    return TaskFamily("direction", 1, draw, allowed=(-1.0, 1.0))
+def _draw_direction(n: int, rng: np.random.Generator) -> Array:
+    return np.where(rng.random((n, 1)) < 0.5, -1.0, 1.0)
