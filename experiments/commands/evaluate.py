@@ -1,0 +1,102 @@
+"""`metarl evaluate`: adaptation curves of a run on held-out tasks, as a table and as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from metarl.errors import InputError
+from metarl.runs import write_json
+
+from ..evaluate import compare, default_file, evaluate, experiment_of, load
+from ..options import parse, positionals
+from ..results import is_shipped
+
+OptionsT = TypeVar("OptionsT")
+
+
+@dataclass(frozen=True)
+class EvaluateCommand(Generic[OptionsT]):
+    """Evaluate a run on held-out tasks.
+
+    Attributes:
+        protocol: the experiment's own options; not a prefix on the command line.
+        last: take the last checkpoint, not the best by validation.
+        compare: further runs; paired differences to them.
+        out: JSON file; evaluation.json in the run by default, with the options in its name where
+            they differ from the default protocol.
+    """
+
+    protocol: Annotated[OptionsT, tyro.conf.arg(name="")]
+    last: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    compare: tuple[str, ...] = ()
+    out: str | None = None
+
+
+def run(argv: Sequence[str]) -> int:
+    """Evaluate, print, write."""
+    if argv and argv[0] in ("-h", "--help"):
+        print("usage: metarl evaluate RUN [options]; `metarl evaluate RUN --help` for all")
+        return 0
+    names, rest = positionals(argv, "RUN")
+    if len(names) != 1:
+        raise InputError(f"RUN: one is evaluated at a time ({' '.join(names)}); see --compare")
+    path = Path(names[0])
+    experiment = experiment_of(path)
+    generic: Any = EvaluateCommand  # its parameter is known only now
+    kind = generic[experiment.configs().EvaluateOptions]
+    default = EvaluateCommand(experiment.configs().EvaluateOptions())
+    command = parse(kind, rest, prog=f"metarl evaluate {path}", default=default)
+    out = _out(path, command)
+    others = [load(Path(other), last=command.last) for other in command.compare]
+    result = evaluate(load(path, last=command.last), command.protocol)
+    print(table(result))
+    if others:
+        differences = [compare(result, evaluate(other, command.protocol)) for other in others]
+        result["variants"]["compare"] = differences
+        for difference in differences:
+            print(comparison(result, difference))
+    if out is not None:
+        write_json(out, result)
+        print(f"wrote {out}")
+    return 0
+
+
+def _out(path: Path, command: EvaluateCommand[Any]) -> Path | None:
+    """Where the JSON goes; None for a shipped run, which stays as it is."""
+    if command.out is None:
+        compared = bool(command.compare)
+        default = default_file(path, command.protocol, last=command.last, compared=compared)
+        return None if is_shipped(path) else default
+    out = Path(command.out)
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"--out {out}: needs a file name in a directory that exists")
+    return out
+
+
+def _number(value: float | None, width: int = 10) -> str:
+    return f"{'not finite' if value is None else format(value, '.4g'):>{width}}"
+
+
+def table(result: dict[str, Any]) -> str:
+    """The evaluation as lines of text."""
+    head = (
+        f"{result['experiment']}  {result['run']}  iteration {result['iteration']}  "
+        f"{result['tasks']} tasks, seed {result['task_seed']}"
+    )
+    rows = [f"{'steps':>5} {result['metric']:>10} {'+-95 %':>10}"]
+    for k, (mean, ci95) in enumerate(zip(result["mean"], result["ci95"], strict=True)):
+        rows.append(f"{k:>5} {_number(mean)} {_number(ci95)}")
+    return "\n".join([head, *rows])
+
+
+def comparison(result: dict[str, Any], difference: dict[str, Any]) -> str:
+    """A paired difference as lines of text."""
+    head = f"{result['run']} minus {difference['run']} (paired, bootstrap 95 %)"
+    rows = [f"{'steps':>5} {result['metric']:>10} {'low':>10} {'high':>10}"]
+    columns = (difference[name] for name in ("mean", "low", "high"))
+    for k, values in enumerate(zip(*columns, strict=True)):
+        rows.append(f"{k:>5} " + " ".join(map(_number, values)))
+    return "\n".join([head, *rows])

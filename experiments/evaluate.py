@@ -1,0 +1,167 @@
+"""Evaluation of a run's checkpoint, and paired comparison of runs, as JSON."""
+
+import math
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import metarl
+from metarl.errors import InputError
+from metarl.runs import RunRecord, read_config, read_run
+
+from .catalog import Experiment
+from .family import Learner, mean_and_ci95
+from .machine import Machine, resolve
+from .options import find_experiment, overlay
+from .state import put_params
+
+RESAMPLES = 10_000
+FIELDS = (
+    "experiment",
+    "run",
+    "iteration",
+    "metric",
+    "task_seed",
+    "tasks",
+    "steps",
+    "mean",
+    "ci95",
+    "per_task",
+    "variants",
+)
+
+
+class Loaded(NamedTuple):
+    """A run, its learner as configured, and the parameters of its checkpoint."""
+
+    experiment: Experiment
+    record: RunRecord
+    learner: Learner
+    params: dict[str, torch.Tensor]
+
+
+def experiment_of(path: Path) -> Experiment:
+    """Experiment of a run.
+
+    Raises:
+        InputError: no run, or one whose config names no experiment.
+    """
+    return find_experiment(str(read_config(path).get("experiment")))
+
+
+def load(path: Path, *, last: bool = False) -> Loaded:
+    """Read a run and build its learner; nothing is compiled.
+
+    The run's own device is used where it is present, else the CPU.
+
+    Args:
+        path: run directory.
+        last: its last checkpoint rather than the best by validation.
+
+    Raises:
+        InputError: no run, no checkpoint yet, or one of another version's experiment.
+        CheckpointError: no checkpoint verifies.
+    """
+    experiment = experiment_of(path)
+    record = read_run(path, last=last)
+    try:
+        config = overlay(experiment.configs().Config(), record.config["config"])
+        machine = replace(Machine(**record.config["machine"]), compile="off")
+        seed = int(record.config["seed"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: its config.json is not of this version: {error}") from None
+    try:
+        machine = resolve(machine, threads=1)
+    except InputError:
+        machine = replace(machine, device="cpu")
+    torch.set_num_threads(machine.threads)
+    learner: Learner = experiment.learner().build(config, machine)
+    params = learner.init(seed).params
+    try:
+        put_params(params, record.snapshot.params)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    params = {name: value.detach() for name, value in params.items()}
+    return Loaded(experiment, record, learner, params)
+
+
+def evaluate(loaded: Loaded, options: Any) -> dict[str, Any]:
+    """Evaluate as `options` (the family's ``EvaluateOptions``) say; the JSON of house style.
+
+    Numbers that are not finite are null.
+    """
+    result = loaded.learner.evaluate(loaded.params, options)
+    value = {
+        "experiment": loaded.experiment.name,
+        "run": str(loaded.record.path),
+        "iteration": loaded.record.snapshot.iteration,
+        "metric": result.metric,
+        "task_seed": options.task_seed,
+        "tasks": result.per_task.shape[1],
+        "steps": len(result.per_task) - 1,
+        **mean_and_ci95(result.per_task),
+        "per_task": [[float(f"{x:.6g}") for x in row] for row in result.per_task],
+        "variants": result.variants,
+    }
+    finite: dict[str, Any] = finite_or_null({name: value[name] for name in FIELDS})
+    return finite
+
+
+def finite_or_null(value: Any) -> Any:
+    """JSON with null in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Paired difference ``one - other`` of the means over the same tasks, by bootstrap.
+
+    Returns:
+        ``mean`` and ``low``, ``high`` (percentiles 2.5 and 97.5 of `RESAMPLES` resamples over
+        tasks) after each number of steps.
+
+    Raises:
+        InputError: the evaluations are not of the same tasks and steps.
+    """
+    for name in ("experiment", "metric", "task_seed", "tasks"):
+        if one[name] != other[name]:
+            raise InputError(
+                f"--compare {other['run']}: {name} is {other[name]}, that of {one['run']} is "
+                f"{one[name]}"
+            )
+    steps = min(one["steps"], other["steps"])
+    ours, theirs = (np.asarray(e["per_task"][: steps + 1], dtype=float) for e in (one, other))
+    difference = ours - theirs
+    rng = metarl.stream(0, "bootstrap")
+    tasks = difference.shape[1]
+    weights = rng.multinomial(tasks, np.full(tasks, 1 / tasks), RESAMPLES) / tasks
+    with np.errstate(all="ignore"):
+        low, high = np.percentile(weights @ difference.T, (2.5, 97.5), axis=0)
+    value = {
+        "run": other["run"],
+        "iteration": other["iteration"],
+        "mean": difference.mean(1).tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }
+    finite: dict[str, Any] = finite_or_null(value)
+    return finite
+
+
+def default_file(path: Path, options: Any, *, last: bool, compared: bool) -> Path:
+    """``evaluation.json`` for the family's default protocol, a telling name for any other."""
+    defaults = asdict(type(options)())
+    parts = ["evaluation"]
+    for name, value in asdict(options).items():
+        if value != defaults[name]:
+            text = re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
+            parts.append(f"{name.replace('_', '-')}-{text}")
+    parts += ["last"] * last + ["compare"] * compared
+    return path / ("-".join(parts) + ".json")

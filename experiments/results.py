@@ -1,0 +1,158 @@
+"""The shipped runs: pruned, re-evaluated, and the numbers of README and docs that come from them.
+
+    python -m metarl_experiments.results ship RUN GROUP    add RUN as results/GROUP/seed-<n>
+    python -m metarl_experiments.results write             put the numbers into the documents
+    python -m metarl_experiments.results check             re-evaluate; fail where any differs
+
+A number in a document stands between ``<!-- results:KIND ARGUMENTS -->`` and ``<!-- /results -->``.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl.errors import InputError, MetarlError
+from metarl.runs import prune_run, read_config, read_json, write_json
+
+from .evaluate import evaluate, load
+from .tables import KINDS
+
+ROOT = Path(__file__).resolve().parent / "results"
+MARKED = re.compile(r"(<!-- results:(\S+) ?(.*?) -->)(.*?)(<!-- /results -->)", re.DOTALL)
+# A re-evaluation on another machine rounds differently, and contacts amplify that.
+TOLERANCE_OF_CI95 = 0.1
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether a path is or lies under the shipped results."""
+    return path.resolve().is_relative_to(ROOT)
+
+
+def shipped(root: Path = ROOT) -> list[Path]:
+    """The shipped run directories, ``<group>/seed-<n>``."""
+    return sorted(config.parent for config in root.glob("*/seed-*/config.json"))
+
+
+def ship(run: Path, group: str, root: Path = ROOT) -> Path:
+    """Prune a finished run into ``results/<group>/seed-<n>`` and evaluate it there."""
+    target = root / group / f"seed-{read_config(run)['seed']}"
+    prune_run(run, target)
+    loaded = load(target)
+    result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
+    result["run"] = f"experiments/results/{group}/{target.name}"
+    write_json(target / "evaluation.json", result)
+    return target
+
+
+def check_run(path: Path) -> list[str]:
+    """Re-evaluate a shipped run; what differs from its ``evaluation.json``, in lines."""
+    loaded = load(path)
+    told = loaded.record.evaluation
+    if told is None:
+        return [f"{path}: has no evaluation.json"]
+    found = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
+    problems = [
+        f"{path}: {name} is {found[name]}, evaluation.json says {told[name]}"
+        for name in ("experiment", "iteration", "metric", "task_seed", "tasks", "steps")
+        if found[name] != told[name]
+    ]
+    if problems:
+        return problems
+    mean, said, ci95 = (
+        np.array(values, dtype=float) for values in (found["mean"], told["mean"], told["ci95"])
+    )
+    same = np.isnan(mean) & np.isnan(said)
+    far = ~same & ~(np.abs(mean - said) <= TOLERANCE_OF_CI95 * ci95 + 1e-6)
+    return [
+        f"{path}: after {k} steps {found['mean'][k]}, evaluation.json says {told['mean'][k]}"
+        for k in np.flatnonzero(far)
+    ]
+
+
+def evaluations(root: Path = ROOT) -> dict[str, list[dict[str, Any]]]:
+    """Group -> the evaluations of its seeds, in the order of seeds."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(root.glob("*/seed-*/evaluation.json")):
+        groups.setdefault(path.parent.parent.name, []).append(read_json(path))
+    return groups
+
+
+def fill(text: str, groups: dict[str, list[dict[str, Any]]]) -> str:
+    """A document with every marked number as the evaluations say.
+
+    Raises:
+        InputError: an unknown kind of number, or one that no shipped run gives.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        opening, kind, arguments, _, closing = match.groups()
+        if kind not in KINDS:
+            raise InputError(f"{opening}: there is no {kind!r}, only {', '.join(KINDS)}")
+        try:
+            return f"{opening}{KINDS[kind](groups, *arguments.split())}{closing}"
+        except (KeyError, IndexError, TypeError) as error:
+            raise InputError(f"{opening}: no shipped run gives it ({error})") from None
+
+    return MARKED.sub(replace, text)
+
+
+def documents(top: Path = ROOT.parent.parent) -> list[Path]:
+    """The README and the docs."""
+    return [
+        path for path in (top / "README.md", *sorted(top.glob("docs/**/*.md"))) if path.exists()
+    ]
+
+
+def write() -> None:
+    """Put the numbers into the documents."""
+    groups = evaluations()
+    for path in documents():
+        before = path.read_text(encoding="utf-8")
+        after = fill(before, groups)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            print(f"wrote {path}")
+
+
+def check() -> list[str]:
+    """Everything in which documents, shipped evaluations and re-evaluations differ, in lines."""
+    problems = []
+    for path in shipped():
+        found = check_run(path)
+        print(f"{path.relative_to(ROOT)}: {'differs' if found else 'as shipped'}", flush=True)
+        problems += found
+    groups = evaluations()
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        if fill(text, groups) != text:
+            problems.append(f"{path}: its numbers are not those of the shipped runs")
+    return problems
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of the three commands."""
+    try:
+        match list(argv):
+            case ["ship", run, group]:
+                print(f"shipped {ship(Path(run), group)}")
+            case ["write"]:
+                write()
+            case ["check"]:
+                problems = check()
+                print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
+                return 1 if problems else 0
+            case _:
+                print(__doc__, file=sys.stderr)
+                return 2
+    except MetarlError as error:
+        print(f"results: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
