@@ -170,6 +170,7 @@ def action_map(space: Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
         raise InputError(f"the action space is {space}; the sampler takes flat Box and Discrete")
     low, high = space.low, space.high
     bounded = np.isfinite(low) & np.isfinite(high)
-    scale = np.where(bounded, (high - low) / 2, 1).astype(space.dtype)
-    centre = np.where(bounded, (high + low) / 2, 0).astype(space.dtype)
+    scale, centre = np.ones_like(low), np.zeros_like(low)
+    scale[bounded] = (high[bounded] - low[bounded]) / 2
+    centre[bounded] = (high[bounded] + low[bounded]) / 2
     return lambda actions: np.clip(centre + scale * actions.astype(low.dtype), low, high)

@@ -1,0 +1,362 @@
+import gc
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from torch import Tensor, nn
+from walkers import Walker
+
+import metarl_envs
+from metarl.errors import InputError, MetarlError, NonFiniteError
+from metarl.params import Params, expand_params, from_module
+from metarl.rl.distributions import log_prob, sample
+from metarl.rl.policies import CategoricalMLP, GaussianMLP
+from metarl.rl.rollout import Rollout, episode_returns, mean_return
+from metarl.rl.sampler import Sampler
+from metarl.rl.vector import action_map
+from metarl.streams import seed_of, stream
+
+TASKS, EPISODES, HORIZON, SEED = 3, 4, 7, 11
+assert metarl_envs.WORLDS
+
+
+def _walkers(n: int, *, discrete: bool = False) -> SyncVectorEnv:
+    make = [lambda: Walker(discrete=discrete)] * n
+    return SyncVectorEnv(make, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def _tasks() -> list[dict[str, Any]]:
+    return Walker.sample_tasks(TASKS, np.random.default_rng(0))
+
+
+def _policy(*, discrete: bool = False) -> nn.Module:
+    kind = CategoricalMLP if discrete else GaussianMLP
+    return kind(2, 3 if discrete else 2, generator=torch.Generator().manual_seed(0))
+
+
+def _params(policy: nn.Module) -> Params:
+    """Different parameters for every task."""
+    g = torch.Generator().manual_seed(1)
+    expanded = expand_params(from_module(policy)[0], TASKS)
+    return {
+        name: p.detach() + 0.2 * torch.randn(p.shape, generator=g) for name, p in expanded.items()
+    }
+
+
+def _collect(envs: Any, tasks: Sequence[dict[str, Any]], *, discrete: bool = False) -> Rollout:
+    sampler = Sampler(envs, episodes=EPISODES, horizon=HORIZON)
+    sampler.set_tasks(tasks)
+    policy = _policy(discrete=discrete)
+    return sampler.collect(policy, _params(policy), seed=SEED)[0]
+
+
+def _tensors(rollout: Rollout) -> dict[str, Tensor]:
+    fields: dict[str, Any] = rollout._asdict()
+    for i, x in enumerate(fields.pop("distribution")):
+        fields[f"distribution.{i}"] = x
+    return fields
+
+
+def _same(a: Rollout, b: Rollout) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(*map(_tensors_list, (a, b)), strict=True))
+
+
+def _tensors_list(rollout: Rollout) -> list[Tensor]:
+    return list(_tensors(rollout).values())
+
+
+@pytest.fixture(scope="module")
+def whole() -> Rollout:
+    return _collect(_walkers(TASKS * EPISODES), _tasks())
+
+
+def _one_episode(row: int, noise: Tensor, *, discrete: bool) -> dict[str, Tensor]:
+    """One row by itself: a single environment, a single policy call a step."""
+    policy = _policy(discrete=discrete)
+    _, apply = from_module(policy)
+    own = {name: p[row // EPISODES] for name, p in _params(policy).items()}
+    env, task = Walker(discrete=discrete), _tasks()[row // EPISODES]
+    env.task = task
+    observation, _ = env.reset(seed=seed_of(SEED, "reset") + row)
+    kept: dict[str, list[Any]] = {name: [] for name in ("s", "a", "r", "log_prob", "end")}
+    for t in range(HORIZON):
+        s = torch.from_numpy(observation.astype(np.float32))
+        distribution = apply(own, s)
+        a = sample(distribution, noise[row, t])
+        if discrete:
+            taken: Any = np.int64(a.item() - 1)
+        else:
+            scaled = np.clip(0.2 + 0.4 * a.numpy(), [-0.2, -np.inf], [0.6, np.inf])
+            taken = np.float32([scaled[0], a[1]])
+        observation, reward, terminated, truncated, _ = env.step(taken)
+        for name, x in zip(
+            kept,
+            (s, a, reward, log_prob(distribution, a), (terminated, truncated)),
+            strict=True,
+        ):
+            kept[name].append(x)
+        if terminated or truncated:
+            break
+    out = {name: torch.stack(kept[name]) for name in ("s", "a", "log_prob")}
+    out["r"], out["end"] = torch.tensor(kept["r"]), torch.tensor(kept["end"])
+    out["end"][-1, 1] |= len(kept["r"]) == HORIZON and not bool(out["end"][-1, 0])
+    out["final"] = torch.from_numpy(observation.astype(np.float32))
+    return out
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_every_row_is_one_episode_played_alone(discrete: bool) -> None:
+    rollout = _collect(_walkers(TASKS * EPISODES, discrete=discrete), _tasks(), discrete=discrete)
+    rng = stream(SEED, "action-noise")
+    shape = (TASKS * EPISODES, HORIZON)
+    if discrete:
+        noise = torch.from_numpy(rng.random(shape, dtype=np.float32))
+    else:
+        noise = torch.from_numpy(rng.standard_normal((*shape, 2), dtype=np.float32))
+    lengths = set()
+    for row in range(TASKS * EPISODES):
+        alone = _one_episode(row, noise, discrete=discrete)
+        i, j = divmod(row, EPISODES)
+        n = len(alone["r"])
+        lengths.add(n)
+        assert rollout.mask[i, j].tolist() == [1.0] * n + [0.0] * (HORIZON - n)
+        for found, expected in (
+            (rollout.observations, alone["s"]),
+            (rollout.actions, alone["a"]),
+            (rollout.rewards, alone["r"]),
+            (rollout.log_probs, alone["log_prob"]),
+        ):
+            assert torch.allclose(found[i, j, :n].double(), expected.double(), atol=1e-5)
+        assert torch.equal(rollout.terminated[i, j, :n], alone["end"][:, 0])
+        assert torch.equal(rollout.truncated[i, j, :n], alone["end"][:, 1])
+        assert not rollout.terminated[i, j, n:].any()
+        assert not rollout.truncated[i, j, n:].any()
+        assert torch.allclose(rollout.final_observations[i, j], alone["final"], atol=1e-5)
+    assert len(lengths) > 1, "episodes of different lengths were meant to be tested"
+    for name, x in _tensors(rollout).items():
+        assert bool(x.isfinite().all()), name
+
+
+def test_the_seed_decides_everything(whole: Rollout) -> None:
+    envs = _walkers(TASKS * EPISODES)
+    sampler = Sampler(envs, episodes=EPISODES, horizon=HORIZON)
+    sampler.set_tasks(_tasks())
+    policy = _policy()
+    other, _ = sampler.collect(policy, _params(policy), seed=SEED + 1)
+    again, counts = sampler.collect(policy, _params(policy), seed=SEED)
+    assert _same(again, whole)
+    assert not torch.equal(other.actions, whole.actions)
+    assert counts.env_steps == int(whole.mask.sum())
+    assert counts.invalid_episodes == 0
+
+
+@pytest.mark.parametrize("sizes", [(4, 8), (6, 6), (5,), (12, 12), (1, 3)])
+def test_the_split_over_environments_changes_nothing(whole: Rollout, sizes: tuple[int]) -> None:
+    """Whole tasks or not, in parallel or one group after the other, with or without padding."""
+    found = _collect([_walkers(n) for n in sizes], _tasks())
+    for name, x in _tensors(found).items():
+        valid = whole.mask > 0
+        expected = _tensors(whole)[name]
+        if name != "final_observations":
+            x, expected = x[valid], expected[valid]
+        assert torch.allclose(x.double(), expected.double(), atol=1e-5), name
+    assert torch.equal(found.mask, whole.mask)
+
+
+def test_tasks_can_change_between_collections() -> None:
+    sampler = Sampler(_walkers(5), episodes=EPISODES, horizon=HORIZON)
+    policy = _policy()
+    for tasks in (_tasks(), _tasks()[::-1]):
+        sampler.set_tasks(tasks)
+        rollout, _ = sampler.collect(policy, _params(policy), seed=SEED)
+        slope = torch.tensor([task["slope"] for task in tasks])[:, None, None]
+        after = torch.cat((rollout.observations[..., 1:, 0], torch.zeros(TASKS, EPISODES, 1)), -1)
+        going_on = rollout.mask * (1 - (rollout.terminated | rollout.truncated).float())
+        assert torch.allclose(rollout.rewards * going_on, slope * after * going_on, atol=1e-5)
+
+
+def test_invalid_episodes_are_dropped_whole_and_alone(whole: Rollout) -> None:
+    tasks, task, episode = _tasks(), 1, 2
+    envs = _walkers(TASKS * EPISODES)
+    row = task * EPISODES + episode
+    sampler = Sampler(envs, episodes=EPISODES, horizon=HORIZON)
+    sampler.set_tasks(tasks)
+    faulty = {**tasks[task], "fault": (1, "invalid", 0.0)}
+    original = envs.set_attr
+    envs.set_attr = lambda name, values: original(  # type: ignore[method-assign]
+        name, [faulty if i == row else v for i, v in enumerate(values)]
+    )
+    policy = _policy()
+    found, counts = sampler.collect(policy, _params(policy), seed=SEED)
+    assert counts.invalid_episodes == 1
+    assert not found.mask[task, episode].any()
+    assert not (found.terminated | found.truncated)[task, episode].any()
+    others = torch.ones(TASKS, EPISODES, dtype=torch.bool)
+    others[task, episode] = False
+    for name, x in _tensors(found).items():
+        expected = _tensors(whole)[name]
+        # Behind its end a row is stepped along, so there it may differ.
+        valid = others if name == "final_observations" else others[..., None] & (whole.mask > 0)
+        assert torch.equal(x[valid], expected[valid]), name
+    assert bool(mean_return(found).isfinite().all())
+    assert episode_returns(found)[task, episode] == 0
+
+
+def test_too_many_invalid_episodes_stop_the_run() -> None:
+    tasks = [{"slope": 1.0, "fault": (1, "invalid", 0.0)}, *_tasks()[1:]]
+    with pytest.raises(NonFiniteError, match="4 of 12 episodes diverged") as caught:
+        _collect(_walkers(TASKS * EPISODES), tasks)
+    assert caught.value.place == "physics"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300])
+@pytest.mark.parametrize("place", ["observation", "reward"])
+@pytest.mark.parametrize("task", [0, 2])
+def test_non_finite_from_the_environment_is_named(place: str, value: float, task: int) -> None:
+    tasks = _tasks()
+    tasks[task] = {**tasks[task], "fault": (1, place, value)}
+    with pytest.raises(NonFiniteError, match=rf"{place} of task {task}") as caught:
+        _collect([_walkers(6), _walkers(6)], tasks)
+    assert (caught.value.place, caught.value.task) == (place, task)
+    assert set(caught.value.batch) == {"observation", "action", "reward"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["log_std", "mean.layers.1.weight"])
+def test_non_finite_parameters_are_named(name: str, value: float) -> None:
+    policy = _policy()
+    params = _params(policy)
+    params[name][1].view(-1)[0] = value
+    sampler = Sampler(_walkers(12), episodes=EPISODES, horizon=HORIZON)
+    sampler.set_tasks(_tasks())
+    with pytest.raises(NonFiniteError) as caught:
+        sampler.collect(policy, params, seed=SEED)
+    assert (caught.value.place, caught.value.task) == (f"parameter {name}", 1)
+
+
+@pytest.mark.parametrize(("discrete", "name"), [(False, "log_std"), (True, "logits.layers.2.bias")])
+def test_non_finite_actions_reach_no_environment(discrete: bool, name: str) -> None:
+    policy = _policy(discrete=discrete)
+    params = _params(policy)
+    params[name][1] = 1e38
+    if discrete:
+        params["logits.layers.2.weight"][1] = 1e38
+    sampler = Sampler(_walkers(12, discrete=discrete), episodes=EPISODES, horizon=HORIZON)
+    sampler.set_tasks(_tasks())
+    with pytest.raises(NonFiniteError) as caught:  # the walker asserts that its action fits
+        sampler.collect(policy, params, seed=SEED)
+    assert (caught.value.place, caught.value.task) == ("action", 1)
+
+
+def test_bad_input_is_explained() -> None:
+    with pytest.raises(InputError, match="autoreset_mode"):
+        Sampler(SyncVectorEnv([Walker]), episodes=1, horizon=1)
+    stacked = SyncVectorEnv(
+        [lambda: gymnasium.wrappers.ReshapeObservation(Walker(), (2, 1))],
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    with pytest.raises(InputError, match="FlattenObservation"):
+        Sampler(stacked, episodes=1, horizon=1)
+    with pytest.raises(InputError, match="flat Box and Discrete"):
+        action_map(gymnasium.spaces.MultiDiscrete([2, 2]))
+    sampler = Sampler(_walkers(2), episodes=1, horizon=1)
+    sampler.set_tasks(_tasks()[:2])
+    policy = _policy()
+    with pytest.raises(InputError, match="for 3 tasks, but set_tasks was given 2"):
+        sampler.collect(policy, _params(policy), seed=0)
+
+
+def test_action_map_is_affine_and_clips() -> None:
+    to_env = action_map(gymnasium.spaces.Box(np.float32([-1, 0]), np.float32([1, 10])))
+    found = to_env(np.float32([[0.5, 0.5], [-3.0, 3.0]]))
+    assert np.allclose(found, [[0.5, 7.5], [-1.0, 10.0]])
+    assert found.dtype == np.float32
+
+
+def _async_walkers(n: int) -> AsyncVectorEnv:
+    return AsyncVectorEnv([Walker] * n, autoreset_mode=AutoresetMode.DISABLED)
+
+
+# Forking a process with threads warns from Python 3.12 on; the workers use no torch.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_worker_processes_give_the_same(whole: Rollout) -> None:
+    envs = _async_walkers(4)
+    try:
+        sampler = Sampler(envs, episodes=EPISODES, horizon=HORIZON)
+        alone = Sampler(_walkers(4), episodes=EPISODES, horizon=HORIZON)
+        drawn = [s.sample_tasks(3, np.random.default_rng(5)) for s in (sampler, alone)]
+        assert drawn[0] == drawn[1]
+        found, expected = _collect(envs, _tasks()), _collect(_walkers(4), _tasks())
+        assert _same(found, expected)
+        assert torch.allclose(found.rewards * found.mask, whole.rewards * whole.mask, atol=1e-5)
+    finally:
+        envs.close(terminate=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_hung_worker_is_an_error_in_time() -> None:
+    envs = _async_walkers(2)
+    sampler = Sampler(envs, episodes=2, horizon=HORIZON, timeout=1.0)
+    sampler.set_tasks([{"slope": 0.0, "fault": (1, "hang", 0.0)}])
+    policy = _policy()
+    params = {name: p[:1] for name, p in _params(policy).items()}
+    start = time.perf_counter()
+    with pytest.raises(MetarlError, match=r"worker 0 gave no answer within 1 s while stepping"):
+        sampler.collect(policy, params, seed=SEED)
+    assert time.perf_counter() - start < 10
+    assert not any(process.is_alive() for process in envs.processes)
+
+
+def _native(name: str, n: int, **kwargs: Any) -> Any:
+    return gymnasium.make_vec(f"metarl/{name}", num_envs=n, **kwargs)
+
+
+def _play(envs: Any, *, observation_dim: int, action_dim: int, horizon: int) -> Rollout:
+    policy = GaussianMLP(observation_dim, action_dim, generator=torch.Generator().manual_seed(0))
+    sampler = Sampler(envs, episodes=4, horizon=horizon)
+    sampler.set_tasks(sampler.sample_tasks(TASKS + 1, np.random.default_rng(3)))
+    params = expand_params(from_module(policy)[0], TASKS + 1)
+    return sampler.collect(policy, params, seed=SEED)[0]
+
+
+def test_physics_threads_and_halves_change_no_bit() -> None:
+    kinds: list[Callable[[], Any]] = [
+        lambda: _native("HalfCheetahVelocity-v0", 16, threads=1),
+        lambda: _native("HalfCheetahVelocity-v0", 16, threads=3),
+        lambda: [_native("HalfCheetahVelocity-v0", 8, threads=1) for _ in range(2)],
+    ]
+    torch_threads, threads = torch.get_num_threads(), threading.active_count()
+    found = [_play(make(), observation_dim=20, action_dim=6, horizon=30) for make in kinds]
+    assert _same(found[0], found[1])
+    assert _same(found[0], found[2])
+    assert torch.get_num_threads() == torch_threads
+    gc.collect()
+    assert threading.active_count() == threads
+
+
+def test_native_and_single_environments_agree() -> None:
+    """Navigation starts at the origin, so both ways see the same episodes."""
+    single = SyncVectorEnv(
+        [lambda: gymnasium.make("metarl/Navigation2D-v0")] * 16,
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    policy = GaussianMLP(2, 2, init_std=0.05, generator=torch.Generator().manual_seed(0))
+    params = expand_params(from_module(policy)[0], 4)
+    # Small steps and goals close by: some episodes arrive and end early.
+    tasks = [{"goal": np.array([x, 0.0])} for x in (0.0, 0.01, 0.02, 0.3)]
+    found = []
+    for envs in (single, _native("Navigation2D-v0", 16)):
+        sampler = Sampler(envs, episodes=4, horizon=100)
+        sampler.set_tasks(tasks)
+        found.append(sampler.collect(policy, params, seed=SEED)[0])
+    assert bool(found[0].terminated.any())
+    assert torch.equal(found[0].mask, found[1].mask)
+    valid = found[0].mask > 0
+    assert torch.allclose(found[0].rewards[valid], found[1].rewards[valid], atol=1e-5)
+    assert torch.allclose(found[0].observations[valid], found[1].observations[valid], atol=1e-5)
