@@ -1,6 +1,5 @@
 """Parameters as a value: a dict of tensors, and pure functions of it made from modules."""
 
-import copy
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .errors import InputError
+from .modules import copy_outside_transforms, prepare_module, raise_named
 
 Params = dict[str, Tensor]
 """Name -> tensor. Parameters adapted to tasks have one leading task dimension."""
@@ -54,52 +54,40 @@ def from_module(
 
     Raises:
         InputError: the module holds no trainable parameter, or a submodule cannot be mapped over
-            tasks or differentiated twice; the message names its path and the way out.
+            tasks or differentiated twice; the message names its path and the way out. What shows
+            only when it runs is raised by ``apply``, as are missing or unknown parameters.
     """
-    module = copy.deepcopy(module)
-    # `to(dtype=None)` is not accepted together with a device by every release.
-    if device is not None:
-        module = module.to(device=device)
-    if dtype is not None:
-        module = module.to(dtype=dtype)
-    for path, part in module.named_modules():
-        _check_mappable(path or type(module).__name__, part)
+    module = prepare_module(module, device, dtype)
     params = {
         name: p.detach().clone().requires_grad_()
         for name, p in module.named_parameters()
         if p.requires_grad
     }
+    kind, names = type(module).__name__, params.keys()
     if not params:
-        raise InputError(f"{type(module).__name__} has no parameter that requires gradients")
+        raise InputError(f"{kind} has no parameter that requires gradients")
     module.requires_grad_(False)
     local = threading.local()
 
     def apply(params: Params, *inputs: Any, **kwargs: Any) -> Any:
+        if params.keys() != names:
+            stray = sorted(params.keys() ^ names)
+            raise InputError(
+                f"{kind} takes exactly the parameters that from_module returned: {stray[0]} is "
+                f"{'unknown to it' if stray[0] in params else 'missing'}"
+            )
+        if torch.compiler.is_compiling():
+            return functional_call(module, params, inputs, kwargs)
         # functional_call swaps the module's tensors for a while: each thread needs its own module.
-        own = module if torch.compiler.is_compiling() else local.__dict__.get("module")
+        own = local.__dict__.get("module")
         if own is None:
-            own = local.module = copy.deepcopy(module)
-        return functional_call(own, params, inputs, kwargs)
+            own = local.module = copy_outside_transforms(module)
+        try:
+            return functional_call(own, params, inputs, kwargs)
+        except RuntimeError as error:
+            raise_named(error, own, (params, inputs, kwargs))
 
     return params, apply
-
-
-def _check_mappable(path: str, part: nn.Module) -> None:
-    running = getattr(part, "track_running_stats", False) and part.training
-    if running and isinstance(part, nn.modules.batchnorm._NormBase):
-        raise InputError(
-            f"{path} ({type(part).__name__}) updates running statistics in place, which cannot be "
-            "mapped over tasks: build it with track_running_stats=False (moments of the batch at "
-            "hand), or call .eval() to use its stored statistics"
-        )
-    if isinstance(part, nn.RNNBase):
-        on_gpu = any(p.is_cuda for p in part.parameters())
-        if on_gpu and torch.backends.cudnn.enabled:
-            raise InputError(
-                f"{path} ({type(part).__name__}) runs on cuDNN, which has no second derivative: "
-                "set torch.backends.cudnn.enabled = False, or unroll a cell (nn.LSTMCell, "
-                "nn.GRUCell) in Python"
-            )
 
 
 def expand_params(params: Params, tasks: int) -> Params:

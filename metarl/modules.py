@@ -1,0 +1,194 @@
+"""Modules made fit to be mapped over tasks and differentiated twice, or named where they cannot."""
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from types import MethodType
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch._C import _functorch
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils._pytree import tree_leaves
+
+from .errors import InputError
+
+ONE_TASK_AT_A_TIME = "map one task at a time (mapping='chunk:1' or 'threads')"
+
+
+def prepare_module(
+    module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Module:
+    """A copy whose normalisations are made of elementary operations.
+
+    torch's fused layer, batch and instance norms silently give second derivatives that are wrong
+    by about a tenth when vmap maps their weights (pytorch/functorch issue 534), and none beyond
+    the second order.
+
+    Raises:
+        InputError: a part can never be adapted; the message names its path and the way out.
+    """
+    for path, part in module.named_modules():
+        _check_copyable(path or type(module).__name__, part)
+    module = copy.deepcopy(module)
+    if device is not None:
+        module = module.to(device=device)
+    if dtype is not None:
+        module = module.to(dtype=dtype)
+    for path, part in module.named_modules():
+        _check_differentiable(path or type(module).__name__, part)
+        for fused, forward in _ELEMENTARY.items():
+            if type(part).forward is fused:
+                part.__dict__["forward"] = MethodType(forward, part)
+    return module
+
+
+def copy_outside_transforms(module: nn.Module) -> nn.Module:
+    """A copy whose tensors do not belong to the torch.func transforms that surround the call.
+
+    A tensor cloned inside one is of use only until it ends; transforms belong to their thread.
+    """
+    with ThreadPoolExecutor(1) as elsewhere:
+        return elsewhere.submit(copy.deepcopy, module).result()
+
+
+def raise_named(error: RuntimeError, module: nn.Module, arguments: Any) -> NoReturn:
+    """Raise ``error``, of ``module`` called with ``arguments``, with the path of the submodule.
+
+    Raises:
+        InputError: the submodule cannot be mapped as asked.
+        RuntimeError: ``error`` itself, with a note, where that is not the cause.
+    """
+    paths = {part: path or type(module).__name__ for path, part in module.named_modules()}
+    part, frames = module, error.__traceback__
+    while frames is not None:
+        owner = frames.tb_frame.f_locals.get("self")
+        part = owner if isinstance(owner, nn.Module) and owner in paths else part
+        frames = frames.tb_next
+    where, said = f"{paths[part]} ({type(part).__name__})", str(error).partition("\n")[0]
+    if "mutate a captured Tensor" in said:
+        raise InputError(
+            f"{where} changes a tensor of its own in place, which is no function of parameters "
+            "and inputs: return the new value instead, or call .eval() if that stops it"
+        ) from error
+    recurrent = isinstance(part, nn.RNNBase | nn.RNNCellBase)
+    mapped = any(_is_mapped(x) for x in tree_leaves(arguments) if isinstance(x, Tensor))
+    if mapped and (recurrent or "vmap" in said or "Batching rule" in said):
+        instead = "write the recurrence with nn.Linear" if recurrent else "replace it"
+        raise InputError(
+            f"{where} cannot go through vmap: {ONE_TASK_AT_A_TIME}, or {instead} (torch: {said})"
+        ) from error
+    error.add_note(f"in {where}")
+    raise error
+
+
+def _is_mapped(x: Tensor) -> bool:
+    while _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_batchedtensor(x):
+            return True
+        x = _functorch.get_unwrapped(x)
+    return False
+
+
+def _check_copyable(path: str, part: nn.Module) -> None:
+    own = {**vars(part), **part._parameters, **part._buffers}
+    for name, x in own.items():
+        if isinstance(x, Tensor) and nn.parameter.is_lazy(x):
+            raise InputError(
+                f"{path} ({type(part).__name__}) has no shapes yet: call the module once first"
+            )
+        if isinstance(x, Tensor) and not x.is_leaf:
+            raise InputError(
+                f"{path} ({type(part).__name__}) keeps {name}, the result of a computation, which "
+                "cannot be copied: detach it, or use torch.nn.utils.parametrizations"
+            )
+
+
+def _check_differentiable(path: str, part: nn.Module) -> None:
+    kind = f"{path} ({type(part).__name__})"
+    if isinstance(part, nn.modules.batchnorm._NormBase):
+        if part.track_running_stats and part.training:
+            raise InputError(
+                f"{kind} updates running statistics in place, which cannot be mapped over tasks: "
+                "build it with track_running_stats=False (moments of the batch at hand), or call "
+                ".eval() to use its stored statistics"
+            )
+    elif isinstance(part, nn.RNNBase):
+        on_gpu = any(p.is_cuda for p in part.parameters())
+        if on_gpu and torch.backends.cudnn.enabled:
+            raise InputError(
+                f"{kind} runs on cuDNN, which has no second derivative: set "
+                f"torch.backends.cudnn.enabled = False and {ONE_TASK_AT_A_TIME}, or write the "
+                "recurrence with nn.Linear"
+            )
+    elif isinstance(part, nn.MultiheadAttention):
+        cuda = torch.backends.cuda
+        fused = [
+            n for n in ("flash", "mem_efficient", "cudnn") if getattr(cuda, f"{n}_sdp_enabled")()
+        ]
+        if fused:
+            calls = ", ".join(f"torch.backends.cuda.enable_{n}_sdp(False)" for n in fused)
+            raise InputError(
+                f"{kind} may take a fused attention, which has no second derivative: call {calls}"
+            )
+        if not part.training and torch.backends.mha.get_fastpath_enabled():
+            raise InputError(
+                f"{kind} takes a fast path without derivatives when not training: call "
+                "torch.backends.mha.set_fastpath_enabled(False)"
+            )
+    elif isinstance(part, nn.EmbeddingBag):
+        raise InputError(
+            f"{kind} has no second derivative: use nn.Embedding and sum or average over the bag"
+        )
+    elif isinstance(part, nn.Embedding) and part.sparse:
+        raise InputError(
+            f"{kind} has sparse gradients, which have no second derivative: use sparse=False"
+        )
+    elif isinstance(part, nn.Embedding) and part.max_norm is not None:
+        raise InputError(
+            f"{kind} renormalises its weight in place: use max_norm=None and normalise the output"
+        )
+
+
+def _normalised(x: Tensor, dims: list[int], eps: float) -> Tensor:
+    var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
+    return (x - mean) * torch.rsqrt(var + eps)
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
+    dims = list(range(-len(self.normalized_shape), 0))
+    return _affine(_normalised(x, dims, self.eps), self.weight, self.bias)
+
+
+def _channel_norm(self: _BatchNorm | _InstanceNorm, x: Tensor) -> Tensor:
+    """``x (batch, channel, ...)``; an instance norm also takes ``(channel, ...)``."""
+    self._check_input_dim(x)
+    instance = isinstance(self, _InstanceNorm)
+    channel = 0 if instance and x.dim() == self._get_no_batch_dim() else 1
+    shape = [-1 if d == channel else 1 for d in range(x.ndim)]
+
+    def spread(p: Tensor | None) -> Tensor | None:
+        return None if p is None else p.view(shape)
+
+    if self.running_mean is None or self.training:
+        dims = [d for d in range(x.ndim) if d > channel or (d < channel and not instance)]
+        x = _normalised(x, dims, self.eps)
+    else:
+        mean, var = spread(self.running_mean), spread(self.running_var)
+        assert mean is not None
+        assert var is not None
+        x = (x - mean) * torch.rsqrt(var + self.eps)
+    return _affine(x, spread(self.weight), spread(self.bias))
+
+
+_ELEMENTARY = {
+    nn.LayerNorm.forward: _layer_norm,
+    _BatchNorm.forward: _channel_norm,
+    _InstanceNorm.forward: _channel_norm,
+}
