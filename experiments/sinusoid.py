@@ -80,7 +80,8 @@ class SinusoidLearner:
         optimizer = torch.optim.Adam(params.values(), lr=config.lr, fused=fused)
         return State(params, optimizer, {"seed": seed})
 
-    def _episodes(self, tasks: Sinusoids, shots: int, query: int, rng: Rng) -> Episodes:
+    def episodes(self, tasks: Sinusoids, shots: int, query: int, rng: Rng) -> Episodes:
+        """Fresh points of the tasks, as this model sees them."""
         points = sample_points(
             tasks,
             shots + query,
@@ -99,7 +100,7 @@ class SinusoidLearner:
         config = self.config
         rng = metarl.stream(seed, "train-tasks", block)
         tasks = sample_tasks(BLOCK * config.meta_batch, rng)
-        all_ = self._episodes(tasks, config.shots, config.query, rng)
+        all_ = self.episodes(tasks, config.shots, config.query, rng)
         columns = [torch.split(x, config.meta_batch) for part in all_ for x in part]
         return [
             Episodes(Regression(a, b), Regression(c, d))
@@ -165,11 +166,8 @@ class SinusoidLearner:
         return errors.square().mean((1, 2))
 
     @torch.no_grad()
-    def _curve(self, params: metarl.Params, episodes: Episodes, steps: int) -> np.ndarray:
-        """Losses on the query after 0..steps steps on the support, (steps + 1, task)."""
-        first = self._unadapted(params, episodes.query)
-        if steps == 0:
-            return first[None].cpu().double().numpy()
+    def path(self, params: metarl.Params, support: Regression, steps: int) -> list[metarl.Params]:
+        """Parameters of each task after 0..steps steps, also beyond the trained ones."""
         model, inner = metarl.extended_rates(
             params,
             self.inner,
@@ -177,16 +175,24 @@ class SinusoidLearner:
             steps=steps,
             factor=self.config.later_lr_factor,
         )
-        path = metarl.adapt_path(
-            self.loss, model, [episodes.support] * steps, inner, mapping=self.machine.mapping
+        return metarl.adapt_path(
+            self.loss, model, [support] * steps, inner, mapping=self.machine.mapping
         )
+
+    @torch.no_grad()
+    def _curve(self, params: metarl.Params, episodes: Episodes, steps: int) -> np.ndarray:
+        """Losses on the query after 0..steps steps on the support, (steps + 1, task)."""
+        first = self._unadapted(params, episodes.query)
+        if steps == 0:
+            return first[None].cpu().double().numpy()
+        path = self.path(params, episodes.support, steps)
         adapted = [torch.func.vmap(self.loss)(theta, episodes.query) for theta in path[1:]]
         return torch.stack([first, *adapted]).cpu().double().numpy()
 
     def _held_out(self, seed: int, purpose: str, tasks: int, shots: int) -> Episodes:
         chosen = sample_tasks(tasks, metarl.stream(seed, f"{purpose}-tasks"))
         rng = metarl.stream(seed, f"{purpose}-points", shots)
-        return self._episodes(chosen, shots, shots, rng)
+        return self.episodes(chosen, shots, shots, rng)
 
     def validate(self, state: State) -> Metrics:
         """Loss before and after the trained number of steps, on fixed tasks."""

@@ -1,0 +1,41 @@
+"""`metarl report`: figures and one self-contained page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from metarl.errors import InputError
+
+from ..options import parse, positionals
+from ..report import report
+from ..results import is_shipped
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Draw the figures of one or more runs of an experiment.
+
+    Attributes:
+        out: directory; RUN/report for one run, report for several by default.
+    """
+
+    out: str | None = None
+
+
+def run(argv: Sequence[str]) -> int:
+    """Write the report and say where it is."""
+    prog = "metarl report RUN [RUN ...]"
+    names, rest = ([], argv) if argv and argv[0] in ("-h", "--help") else positionals(argv, "RUN")
+    command = parse(ReportCommand, rest, prog=prog, default=ReportCommand())
+    paths = [Path(name) for name in names]
+    out = Path(command.out) if command.out else _default(paths)
+    if is_shipped(out):
+        raise InputError(f"--out {out}: shipped results stay as they are; choose another")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; choose a directory")
+    print(f"figures and page: {report(paths, out)}")
+    return 0
+
+
+def _default(paths: Sequence[Path]) -> Path:
+    return paths[0] / "report" if len(paths) == 1 and not is_shipped(paths[0]) else Path("report")

@@ -1,0 +1,103 @@
+"""Figures of the sinusoid regression, as the paper's figures 2 and 3."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure as Canvas
+
+import metarl
+from metarl.supervised import Regression, Sinusoids, sample_tasks
+
+from ..catalog import package_data
+from ..evaluate import Loaded
+from ..sinusoid import SinusoidLearner
+from .curves import Curve, Points, adaptation_curves, learning_curves
+from .style import COLOURS, Figure, draw, ink
+
+FIT_TASKS = 3
+FIT_STEPS = (0, 1, 10)
+# Shipped methods drawn beside the runs, where a checkout has them.
+BESIDE = {
+    "sinusoid": "MAML (shipped)",
+    "sinusoid-first-order": "first order (shipped)",
+    "sinusoid-pretrained": "pretrained (shipped)",
+    "sinusoid-oracle": "oracle (shipped)",
+}
+
+
+def figures(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[Figure]:
+    """Adaptation curves, fits, learning curves.
+
+    Args:
+        runs: label and run.
+        curves: their evaluations, and those of shipped runs to stand beside them.
+    """
+    published = [
+        Points(f"{label} (paper)", {int(k): v for k, v in values.items()})
+        for label, values in package_data("paper", "sinusoid")["5-shot"].items()
+    ]
+    shots = {curve.evaluation["variants"]["shots"] for curve in curves}
+    note = f"{' and '.join(map(str, sorted(shots)))} points to adapt on."
+    return [
+        adaptation_curves(curves, published if shots == {5} else (), log=True, note=note),
+        fits(*runs[0]),
+        learning_curves(runs, log=True),
+    ]
+
+
+def fits(label: str, loaded: Loaded, *, seed: int = 0, shots: int = 5) -> Figure:
+    """Test sinusoids and the model before and after 1 and 10 steps on a few points of each."""
+    learner = loaded.learner
+    assert isinstance(learner, SinusoidLearner)
+    tasks = sample_tasks(FIT_TASKS, metarl.stream(seed, "test-tasks"))
+    points = learner.episodes(tasks, shots, shots, metarl.stream(seed, "test-points", shots))
+    grid = np.linspace(-5, 5, 201)
+    predictions = _predictions(learner, loaded, tasks, points.support, grid)
+    truth = tasks.amplitude[:, None] * np.sin(grid - tasks.phase[:, None])
+
+    def paint(canvas: Canvas) -> None:
+        for i, axes in enumerate(np.atleast_1d(canvas.subplots(1, FIT_TASKS, sharex=True))):
+            axes.plot(grid, truth[i], color=ink(), linewidth=1.2, label="truth")
+            for j, k in enumerate(FIT_STEPS):
+                name = "before" if k == 0 else f"after {k} step{'s' * (k > 1)}"
+                line = (":", "--", "-")[j]
+                axes.plot(grid, predictions[j][i], color=COLOURS[j], linestyle=line, label=name)
+            x, y = (v[i, :, 0].cpu().numpy() for v in points.support)
+            axes.plot(x, y, "^", color=COLOURS[4], markersize=7, label="points adapted on")
+            axes.set(xlabel="x", title=f"A = {tasks.amplitude[i]:.1f}")
+            if i == 0:
+                axes.set_ylabel("y")
+        handles, labels = axes.get_legend_handles_labels()
+        canvas.legend(handles, labels, loc="outside lower center", ncols=3)
+
+    rows: list[list[object]] = [["task", "x", "truth", *(f"after_{k}" for k in FIT_STEPS)]]
+    for i in range(FIT_TASKS):
+        columns = (truth[i], *(p[i] for p in predictions))
+        rows += [[i, *map(float, values)] for values in zip(grid, *columns, strict=True)]
+    return draw(
+        paint,
+        name="fits",
+        title="Fits before and after adaptation",
+        caption=f"{label}: the first {FIT_TASKS} test tasks, {shots} points of each.",
+        rows=rows,
+        size=(9.5, 4.0),
+    )
+
+
+@torch.no_grad()
+def _predictions(
+    learner: SinusoidLearner,
+    loaded: Loaded,
+    tasks: Sinusoids,
+    support: Regression,
+    grid: np.ndarray,
+) -> list[np.ndarray]:
+    """Outputs on the grid after each of `FIT_STEPS`, (task, grid) each."""
+    path = learner.path(loaded.params, support, max(FIT_STEPS))
+    inputs = [np.broadcast_to(grid, (FIT_TASKS, len(grid)))]
+    if learner.config.observe_task:
+        inputs += [np.broadcast_to(v[:, None], inputs[0].shape) for v in tasks]
+    x = torch.as_tensor(np.stack(inputs, -1), dtype=support.x.dtype, device=support.x.device)
+    outputs = (torch.func.vmap(learner.apply)(path[k], x) for k in FIT_STEPS)
+    return [y[..., 0].double().cpu().numpy() for y in outputs]

@@ -1,0 +1,109 @@
+"""How every figure looks: colours that colour-blind readers tell apart, on light and on dark."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+matplotlib.use("Agg")
+
+# Okabe and Ito 2008; the order is that of the lines in a figure.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+_COMMON = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 144,
+}
+_INKS = {"light": ("#ffffff", "#1b1b1b"), "dark": ("#16181c", "#e8e8e8")}
+
+Rows = Sequence[Sequence[Any]]
+
+
+class Figure(NamedTuple):
+    """A drawn figure, with the numbers in it.
+
+    Attributes:
+        name: file name without suffix.
+        title: heading on the page.
+        caption: what is seen, with units and where the numbers come from.
+        light: PNG for light pages.
+        dark: the same for dark ones.
+        rows: the numbers as a table, its first row the names of the columns.
+    """
+
+    name: str
+    title: str
+    caption: str
+    light: bytes
+    dark: bytes
+    rows: Rows
+
+
+def ink() -> str:
+    """Colour of text and of what has no colour of its own, under the style in force."""
+    return str(matplotlib.rcParams["text.color"])
+
+
+def draw(
+    paint: Callable[[Canvas], None],
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    rows: Rows,
+    size: tuple[float, float] = (7.0, 4.2),
+) -> Figure:
+    """Paint a figure twice, for light and for dark pages.
+
+    Args:
+        paint: draws on an empty canvas.
+        name: see `Figure`.
+        title: see `Figure`.
+        caption: see `Figure`.
+        rows: see `Figure`.
+        size: inches.
+    """
+    images = {}
+    for theme, (paper, text) in _INKS.items():
+        colours = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), paper)
+        colours |= dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), text
+        )
+        settings: dict[Any, Any] = {**_COMMON, **colours, "grid.color": text}
+        with matplotlib.rc_context(settings):
+            canvas = Canvas(figsize=size)
+            paint(canvas)
+            buffer = io.BytesIO()
+            canvas.savefig(buffer, format="png", metadata={"Software": None})
+        images[theme] = buffer.getvalue()
+    return Figure(name, title, caption, images["light"], images["dark"], rows)
+
+
+def band(
+    axes: Axes,
+    x: Sequence[float],
+    mean: Sequence[float],
+    half: Sequence[float],
+    *,
+    label: str,
+    index: int,
+    marker: bool = True,
+) -> None:
+    """A line with a band of plus and minus `half` around it."""
+    colour = COLOURS[index % len(COLOURS)]
+    shape = MARKERS[index % len(MARKERS)] if marker else None
+    axes.plot(x, mean, color=colour, marker=shape, markersize=5, label=label)
+    low = [m - h for m, h in zip(mean, half, strict=True)]
+    high = [m + h for m, h in zip(mean, half, strict=True)]
+    axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -1,0 +1,104 @@
+"""Figures and a page from runs, wherever each family keeps its figures."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metarl.errors import InputError
+from metarl.runs import read_json, write_json
+from metarl.runs.files import replace, saving
+
+from .evaluate import Loaded, evaluate, load
+from .plots.curves import Curve
+from .plots.page import page
+from .plots.style import Figure
+from .results import ROOT, is_shipped
+
+
+def report(paths: Sequence[Path], out: Path) -> Path:
+    """Write PNG and CSV of every figure, and ``index.html`` that holds them; the page's path.
+
+    Args:
+        paths: runs of one experiment.
+        out: directory, created where needed.
+
+    Raises:
+        InputError: runs of different experiments, or no run.
+        SaveError: the directory cannot be written.
+    """
+    runs = [(label, load(path)) for label, path in zip(labels(paths), paths, strict=True)]
+    experiment = runs[0][1].experiment
+    for label, loaded in runs:
+        if loaded.experiment != experiment:
+            raise InputError(
+                f"RUN: {label} is of {loaded.experiment.name}, the first of {experiment.name}; "
+                "a page holds runs of one experiment"
+            )
+    curves = [Curve(label, evaluation_of(loaded)) for label, loaded in runs]
+    module = experiment.plots()
+    figures: list[Figure] = module.figures(runs, [*curves, *beside(module.BESIDE, paths)])
+    with saving(out):
+        out.mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        replace(out / f"{figure.name}.png", figure.light)
+        replace(out / f"{figure.name}.csv", _csv(figure))
+    text = page(
+        f"{experiment.name}: {', '.join(label for label, _ in runs)}",
+        figures,
+        [("After adaptation, mean and 95 % half-width", _rows(curves))],
+        [
+            (f"{label}: configuration and versions", json.dumps(loaded.record.config, indent=1))
+            for label, loaded in runs
+        ],
+    )
+    replace(out / "index.html", text.encode())
+    return out / "index.html"
+
+
+def evaluation_of(loaded: Loaded) -> dict[str, Any]:
+    """The run's ``evaluation.json``, made by the default protocol where it is missing or old."""
+    told = loaded.record.evaluation
+    if told is not None and told.get("iteration") == loaded.record.snapshot.iteration:
+        return told
+    result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
+    if not is_shipped(loaded.record.path):
+        write_json(loaded.record.path / "evaluation.json", result)
+    return result
+
+
+def beside(groups: dict[str, str], paths: Sequence[Path]) -> list[Curve]:
+    """First seeds of shipped groups that a checkout has and the page does not show anyway."""
+    shown = {path.resolve() for path in paths}
+    found = []
+    for group, label in groups.items():
+        for path in sorted((ROOT / group).glob("seed-*"))[:1]:
+            if path not in shown and (path / "evaluation.json").exists():
+                found.append(Curve(label, read_json(path / "evaluation.json")))
+    return found
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """Short names of runs: their last folders, as many as tell them apart."""
+    for depth in range(1, 20):
+        names = ["/".join(path.resolve().parts[-depth:]) for path in paths]
+        if len(set(names)) == len(paths):
+            return names
+    raise InputError("RUN: a run is named twice")
+
+
+def _rows(curves: Sequence[Curve]) -> list[list[str]]:
+    steps = max(curve.evaluation["steps"] for curve in curves)
+    rows = [["run", *(f"{k} steps" for k in range(steps + 1))]]
+    for label, evaluation in curves:
+        pairs = zip(evaluation["mean"], evaluation["ci95"], strict=True)
+        rows.append([label, *("–" if m is None else f"{m:.3g} ± {h:.2g}" for m, h in pairs)])
+    return rows
+
+
+def _csv(figure: Figure) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(figure.rows)
+    return buffer.getvalue().encode()
