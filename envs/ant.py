@@ -54,8 +54,9 @@ class AntVelocity(AntDynamics):
     ## Differences
     From 2017: the contact solver is today's; velocity and forces there were read one step late.
     From gymnasium's Ant-v5: forces and velocity belong to the state after the step (its ``xpos``
-    and ``cfrc_ext`` lag within it), and are real at reset, where its own are zero. Ports without
-    contact forces, without ``init_qpos`` or with 0.05 s a step are other problems.
+    and ``cfrc_ext`` lag within it, its ``x_velocity`` by up to about 0.06 m/s), and forces are real
+    at reset, where its own are zero. Ports without contact forces, without ``init_qpos`` or with
+    0.05 s a step are other problems.
 
     ## Version history
     v0: first version.

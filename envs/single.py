@@ -22,9 +22,11 @@ class TaskEnv(Env[NDArray[np.float32], Array]):
     Before one is set, the first reset draws one.
     """
 
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
     def __init__(self, world: str | type[World], **arguments: Any) -> None:
         self._batch = TaskVectorEnv(world, 1, **{"threads": 1, **arguments})
-        self.metadata = {key: self._batch.metadata[key] for key in ("render_modes", "render_fps")}
+        self.metadata = {**self.metadata, "render_fps": self._batch.metadata["render_fps"]}
         self.render_mode = self._batch.render_mode
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space

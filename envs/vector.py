@@ -52,6 +52,11 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         options: further arguments of the world.
     """
 
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "autoreset_mode": AutoresetMode.DISABLED,
+        "render_modes": ["rgb_array"],
+    }
+
     def __init__(
         self,
         world: str | type[World],
@@ -76,11 +81,8 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         )
         self.observe_task = observe_task
         self.render_mode = render_mode
-        self.metadata = {
-            "autoreset_mode": AutoresetMode.DISABLED,
-            "render_modes": ["rgb_array"],
-            "render_fps": max(1, round(1 / self.world.time_step)),
-        }
+        fps = max(1, round(1 / self.world.time_step))
+        self.metadata = {**self.metadata, "render_fps": fps}
         features = self.world.observation_size + observe_task * self.world.tasks.size
         limit = self.world.action_limit
         self.single_observation_space: Space[Any] = Box(-HUGE, HUGE, (features,), np.float32)

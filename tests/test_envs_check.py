@@ -1,0 +1,160 @@
+"""The contract check: our environments keep it, and each way of breaking it is found."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+from gymnasium.utils.env_checker import check_env
+
+from metarl_envs import WORLDS, check_task_env
+
+PHYSICS = ("paper", "gym")
+
+
+@pytest.mark.parametrize("physics", PHYSICS)
+@pytest.mark.parametrize("observe_task", [False, True])
+@pytest.mark.parametrize("env_id", list(WORLDS))
+def test_ours_pass(env_id: str, observe_task: bool, physics: str) -> None:
+    env = gymnasium.make(env_id, physics=physics, observe_task=observe_task)
+    check_env(env.unwrapped, skip_render_check=True)  # warnings are errors here
+    assert check_task_env(gymnasium.make(env_id, physics=physics, observe_task=observe_task)) == []
+
+
+class Walk(gymnasium.Env[Any, Any]):
+    """A sound environment: a point on a line that is paid for moving in the task's direction."""
+
+    observation_space = Box(-100.0, 100.0, (1,), np.float32)
+    action_space: gymnasium.Space[Any] = Discrete(2)
+    task: Any = None
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> list[Any]:
+        return [{"direction": float(rng.choice([-1.0, 1.0]))} for _ in range(n)]
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        if self.task is None:
+            self.task = self.sample_tasks(1, self.np_random.spawn(1)[0])[0]
+        self.x = float(self.np_random.normal())
+        return self.observe(), {}
+
+    def observe(self) -> Any:
+        return np.array([self.x], dtype=np.float32)
+
+    def step(self, action: Any) -> Any:
+        move = 2.0 * action - 1.0
+        self.x += 0.1 * move
+        return self.observe(), self.task["direction"] * move, False, False, {}
+
+
+class NoTask(gymnasium.Env[Any, Any]):
+    """No task at all."""
+
+
+class GlobalDraw(Walk):
+    def sample_tasks(self, n: int, rng: Any) -> Any:
+        return [{"direction": float(np.random.choice([-1.0, 1.0]))} for _ in range(n)]  # noqa: NPY002
+
+
+class ArrayTasks(Walk):
+    def sample_tasks(self, n: int, rng: Any) -> Any:
+        return rng.choice([-1.0, 1.0], n)
+
+
+class Forgetful(Walk):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        result = super().reset(seed=seed)
+        self.task = self.sample_tasks(1, self.np_random)[0]
+        return result
+
+
+class Unsettable(Walk):
+    @property
+    def task(self) -> Any:
+        return {"direction": 1.0}
+
+    @task.setter
+    def task(self, task: Any) -> None:
+        pass
+
+
+class Nondeterministic(Walk):
+    def step(self, action: Any) -> Any:
+        self.x += 0.01 * float(np.random.default_rng().normal())
+        return super().step(action)
+
+
+class Remembering(Walk):
+    count = 0
+
+    def step(self, action: Any) -> Any:
+        self.count += 1  # never cleared
+        observation, reward, *rest = super().step(action)
+        return observation, reward + self.count, *rest
+
+
+class Aliasing(Walk):
+    def reset(self, **kwargs: Any) -> Any:
+        self.buffer = np.zeros(1, dtype=np.float32)
+        return super().reset(**kwargs)
+
+    def observe(self) -> Any:
+        self.buffer[0] = self.x
+        return self.buffer
+
+
+class Unpicklable(Walk):
+    def __init__(self) -> None:
+        self.handle = (number for number in range(3))
+
+
+class Amnesiac(Walk):
+    def __getstate__(self) -> Any:
+        return {}
+
+
+class Leaking(Walk):
+    def observe(self) -> Any:
+        return np.array([self.x + self.task["direction"]], dtype=np.float32)
+
+
+class NotFinite(Walk):
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, float("nan"), *rest
+
+
+class Nested(Walk):
+    action_space = Box(-1.0, 1.0, (2, 2), np.float32)
+
+    def step(self, action: Any) -> Any:
+        return super().step(int(action.sum() > 0))
+
+
+def test_a_sound_environment_passes() -> None:
+    assert check_task_env(Walk()) == []
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (NoTask, "no attribute `task`"),
+        (GlobalDraw, "draw from the generator"),
+        (ArrayTasks, "return a list"),
+        (Forgetful, "reset changed the task"),
+        (Unsettable, "keep it as it is"),
+        (Nondeterministic, "different episodes"),
+        (Remembering, "different episodes"),
+        (Aliasing, "return a copy"),
+        (Unpicklable, "cannot be pickled"),
+        (Amnesiac, "pickled copy"),
+        (Leaking, "depends on the task"),
+        (NotFinite, "not finite"),
+        (Nested, "action_space"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_broken_environments_are_found(broken: Any, words: str) -> None:
+    faults = check_task_env(broken())
+    assert any(words in fault for fault in faults), faults

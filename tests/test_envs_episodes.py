@@ -1,0 +1,187 @@
+"""Episodes: how they start, run side by side, end and start again."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode
+
+from metarl_envs import WORLDS
+
+IDS = list(WORLDS)
+PHYSICS = ("paper", "gym")
+
+
+@pytest.mark.parametrize("physics", PHYSICS)
+@pytest.mark.parametrize("env_id", IDS)
+def test_rows_do_not_depend_on_batch_block_or_threads(env_id: str, physics: str) -> None:
+    """Bit equality of the whole batch, of its two halves, of single rows, on 1 to 4 threads."""
+    rng = np.random.default_rng(0)
+    whole = gymnasium.make_vec(env_id, num_envs=6, physics=physics, threads=1)
+    tasks = whole.unwrapped.sample_tasks(6, rng)
+    shape = whole.single_action_space.shape
+    actions = rng.uniform(-1, 1, (12, 6, *shape)) * whole.single_action_space.high
+
+    def run(rows: slice, threads: int) -> list[Any]:
+        n = rows.stop - rows.start
+        envs = gymnasium.make_vec(env_id, num_envs=n, physics=physics, threads=threads)
+        envs.set_attr("task", tasks[rows])
+        record = [envs.reset(seed=4, options={"block": (rows.start, 6)})[0]]
+        for action in actions:
+            *step, infos = envs.step(action[rows])
+            record += [*step, *(infos[name] for name in sorted(infos))]
+        envs.close()
+        return record
+
+    expected = run(slice(0, 6), 1)
+    for threads in (2, 4):
+        for got, want in zip(run(slice(0, 6), threads), expected, strict=True):
+            assert np.array_equal(got, want)
+    for rows in (slice(0, 3), slice(3, 6)):
+        for got, want in zip(run(rows, 2), expected, strict=True):
+            assert np.array_equal(got, want[rows])
+
+    single = gymnasium.make(env_id, physics=physics)
+    single.set_wrapper_attr("task", tasks[4])
+    observation, _ = single.reset(seed=4, options={"block": (4, 6)})
+    assert np.array_equal(observation, expected[0][4])
+    width = (len(expected) - 1) // len(actions)
+    for t, action in enumerate(actions):
+        *step, infos = single.step(action[4])
+        got = [*step, *(infos[name] for name in sorted(infos))]
+        want = [values[4] for values in expected[1 + t * width : 1 + (t + 1) * width]]
+        assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+        if step[2] or step[3]:
+            break
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_reset_leaves_nothing_of_the_last_episode(env_id: str) -> None:
+    used = gymnasium.make_vec(env_id, num_envs=4, horizon=15)
+    fresh = gymnasium.make_vec(env_id, num_envs=4, horizon=15)
+    used.reset(seed=0)
+    tasks = used.unwrapped.task
+    actions = [used.action_space.sample() for _ in range(15)]
+    for action in actions:
+        used.step(action)
+    fresh.set_attr("task", tasks)
+    assert np.array_equal(used.reset(seed=3)[0], fresh.reset(seed=3)[0])
+    for action in actions:
+        for ours, theirs in zip(used.step(action)[:4], fresh.step(action)[:4], strict=True):
+            assert np.array_equal(ours, theirs)
+
+
+def test_partial_reset_and_ended_episodes() -> None:
+    envs = gymnasium.make_vec("metarl/HalfCheetahVelocity-v0", num_envs=4, horizon=5)
+    assert envs.metadata["autoreset_mode"] == AutoresetMode.DISABLED
+    with pytest.raises(ResetNeeded):
+        envs.step(envs.action_space.sample())
+    envs.reset(seed=0)
+    for _ in range(5):
+        final, reward, terminated, truncated, _ = envs.step(envs.action_space.sample())
+    assert truncated.all()
+    assert not terminated.any()
+    assert reward.all()
+    still, reward, _, truncated, infos = envs.step(envs.action_space.sample())
+    assert np.array_equal(still, final)
+    assert not reward.any()
+    assert truncated.all()
+    assert not infos["velocity"].any()
+    mask = np.array([True, False, True, False])
+    again, _ = envs.reset(seed=8, options={"reset_mask": mask})
+    assert np.array_equal(again[~mask], final[~mask])
+    assert np.array_equal(again[mask], envs.reset(seed=8)[0][mask])
+    envs.reset(seed=8)
+    envs.step(envs.action_space.sample())
+    envs.reset(options={"reset_mask": mask})
+    for _ in range(4):
+        truncated = envs.step(envs.action_space.sample())[3]
+    assert np.array_equal(truncated, ~mask)
+
+
+def test_ant_ends_outside_its_heights_and_stays() -> None:
+    envs = gymnasium.make_vec("metarl/AntDirection-v0", num_envs=3)
+    envs.reset(seed=0)
+    envs.unwrapped._states[0, 3] = 1.2
+    envs.unwrapped._states[1, 3] = 0.1
+    observation, reward, terminated, truncated, infos = envs.step(np.zeros((3, 8)))
+    assert terminated.tolist() == [True, True, False]
+    assert not truncated.any()
+    assert infos["reward_survive"].all()
+    after, reward, terminated, _, _ = envs.step(np.ones((3, 8)))
+    assert np.array_equal(after[:2], observation[:2])
+    assert terminated.tolist() == [True, True, False]
+    assert (reward[:2] == 0).all()
+    assert reward[2] != 0
+
+
+def test_ant_starts_crouching_with_a_unit_quaternion() -> None:
+    envs = gymnasium.make_vec("metarl/AntVelocity-v0", num_envs=500)
+    observations, _ = envs.reset(seed=0)
+    mean = observations[:, :15].mean(axis=0)
+    legs = [0, 1, 0, -1, 0, -1, 0, 1]
+    assert np.abs(mean - [0, 0, 0.55, 1, 0, 0, 0, *legs]).max() < 3e-3
+    assert abs(observations[:, 0].std() - 0.01) < 2e-3
+    assert abs(observations[:, 15:29].std() - 0.1) < 5e-3
+    assert np.abs(np.linalg.norm(observations[:, 3:7], axis=1) - 1).max() < 1e-6
+
+
+def test_navigation_ends_at_its_goal_and_sparse_reward() -> None:
+    envs = gymnasium.make_vec("metarl/Navigation2D-v0", num_envs=2, sparse=True)
+    envs.set_attr("task", [{"goal": np.array([0.25, 0.0])}, {"goal": np.array([0.5, 0.0])}])
+    envs.reset()
+    right = np.array([[0.3, 0.0]] * 2)  # clipped to 0.1
+    _, reward, terminated, _, _ = envs.step(right)
+    assert reward == pytest.approx([0.05, 0.0], abs=1e-12)
+    _, reward, terminated, _, _ = envs.step(right)
+    assert reward == pytest.approx([0.15, 0.0], abs=1e-12)
+    _, reward, terminated, _, _ = envs.step(np.array([[0.045, 0.009], [0.0, 0.0]]))
+    assert reward[0] == pytest.approx(0.2 - np.hypot(0.005, 0.009))
+    assert terminated.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"physics": "real"},
+        {"horizon": 0},
+        {"horizon": 2.5},
+        {"threads": 0},
+        {"render_mode": "human"},
+        {"task_range": (2, 1)},
+        {"task_range": (0, float("nan"))},
+        {"task_range": (0, 1, 2)},
+    ],
+)
+def test_wrong_arguments(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        gymnasium.make_vec("metarl/HalfCheetahVelocity-v0", num_envs=2, **wrong)
+
+
+def test_wrong_calls() -> None:
+    envs = gymnasium.make_vec("metarl/HalfCheetahVelocity-v0", num_envs=3)
+    envs.reset(seed=0)
+    actions = np.zeros((3, 6), dtype=np.float32)
+    actions[1, 2] = np.nan
+    with pytest.raises(ValueError, match="environment 1 is not finite"):
+        envs.step(actions)
+    with pytest.raises(ValueError, match="shape"):
+        envs.step(actions[:2])
+    with pytest.raises(ValueError, match="unknown reset options"):
+        envs.reset(options={"rest_mask": 1})
+    with pytest.raises(ValueError, match="reset_mask"):
+        envs.reset(options={"reset_mask": np.ones(2, dtype=bool)})
+    with pytest.raises(ValueError, match="block"):
+        envs.reset(options={"block": (1, 3)})
+    with pytest.raises(ValueError, match="two directions"):
+        gymnasium.make("metarl/AntDirection-v0", task_range=(0, 1))
+
+
+def test_registered_by_module_prefix() -> None:
+    env = gymnasium.make("metarl_envs:metarl/HalfCheetahVelocity-v0", horizon=7)
+    assert env.unwrapped.observation_space.shape == (20,)
+    env.reset()
+    ends = [env.step(env.action_space.sample())[3] for _ in range(7)]
+    assert ends == [False] * 6 + [True]
