@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 COMMANDS = {
@@ -49,11 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "`metarl --help` lists them"
         return _say(f"metarl: there is no command {command!r}; {hint}", 2)
+    return guarded(command, lambda: _run(command, rest))
+
+
+def guarded(command: str, run: Callable[[], int]) -> int:
+    """Run, turning errors and signals into one line and an exit status.
+
+    Only an internal error, status 1, shows a traceback.
+    """
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _interrupt)
+    warnings.showwarning = _show_warning
     try:
-        module = importlib.import_module(f".commands.{command}", __package__)
-        status: int = module.run(rest)
+        status = run()
         sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         signum = getattr(interrupt, "signum", signal.SIGINT)
@@ -65,12 +74,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exit_:
         return int(exit_.code or 0)
     except Exception as error:
-        exit_code = getattr(error, "exit_code", 1)
+        exit_code = int(getattr(error, "exit_code", 1))
         if exit_code == 1:
             traceback.print_exc()
             return 1
         return _say(f"metarl {command}: {' '.join(str(error).split())}", exit_code)
     return status
+
+
+def _run(command: str, argv: Sequence[str]) -> int:
+    module = importlib.import_module(f".commands.{command}", __package__)
+    status: int = module.run(argv)
+    return status
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _interrupt(signum: int, _frame: FrameType | None) -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from ..evaluate import Loaded
-from .style import COLOURS, Figure, band, draw, ink
+from .style import COLOURS, Figure, band, draw, ink, log_scale
 
 Evaluation = dict[str, Any]
 
@@ -62,7 +62,7 @@ def adaptation_curves(
         axes.set(xlabel="gradient steps on the task", ylabel=metric)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if log:
-            axes.set_yscale("log")
+            log_scale(axes)
         axes.legend()
 
     rows: list[list[Any]] = [["label", "steps", metric, "ci95"]]
@@ -107,7 +107,7 @@ def learning_curves(runs: Sequence[tuple[str, Loaded]], *, log: bool = False) ->
                     )
         axes.set(xlabel="meta-iterations", ylabel=after.removesuffix("_after"))
         if log:
-            axes.set_yscale("log")
+            log_scale(axes)
         axes.legend(fontsize=9)
 
     rows: list[list[Any]] = [["label", "tag", "iteration", "value"]]

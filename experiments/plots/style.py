@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 matplotlib.use("Agg")
 
@@ -107,3 +108,11 @@ def band(
     low = [m - h for m, h in zip(mean, half, strict=True)]
     high = [m + h for m, h in zip(mean, half, strict=True)]
     axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def log_scale(axes: Axes) -> None:
+    """Logarithmic vertical axis with plain numbers on it."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
