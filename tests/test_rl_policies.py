@@ -116,6 +116,9 @@ def test_mapped_over_tasks_equals_one_task_at_a_time(make: type) -> None:
     }
     observations = torch.randn(4, 5, 6, 3, dtype=torch.float64)
     mapped = vmap(lambda p, o: functional_call(policy, p, (o,)))(params, observations)
+    by_itself = policy.map_tasks(params, observations.flatten(1, 2))
+    for a, b in zip(mapped, by_itself, strict=True):
+        assert torch.allclose(a.flatten(1, 2), b, rtol=0, atol=1e-12)
     for task in range(4):
         own = {name: p[task] for name, p in params.items()}
         alone = functional_call(policy, own, (observations[task],))

@@ -156,6 +156,25 @@ def test_the_seed_decides_everything(whole: Rollout) -> None:
     assert counts.invalid_episodes == 0
 
 
+def test_any_module_is_a_policy(whole: Rollout) -> None:
+    """Without ``map_tasks`` of its own it is mapped by vmap."""
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = _policy()
+
+        def forward(self, observations: Tensor) -> Any:
+            return self.inner(observations)
+
+    sampler = Sampler([_walkers(8), _walkers(4)], episodes=EPISODES, horizon=HORIZON)
+    sampler.set_tasks(_tasks())
+    params = {f"inner.{name}": p for name, p in _params(_policy()).items()}
+    found, _ = sampler.collect(Own(), params, seed=SEED)
+    assert torch.equal(found.mask, whole.mask)
+    assert torch.allclose(found.rewards * found.mask, whole.rewards * whole.mask, atol=1e-5)
+
+
 @pytest.mark.parametrize("sizes", [(4, 8), (6, 6), (5,), (12, 12), (1, 3)])
 def test_the_split_over_environments_changes_nothing(whole: Rollout, sizes: tuple[int]) -> None:
     """Whole tasks or not, in parallel or one group after the other, with or without padding."""

@@ -1,7 +1,9 @@
 """Stochastic policies as plain modules: observations in, a distribution out.
 
 Called through ``torch.func.functional_call``, under ``torch.func.vmap`` when the parameters carry a
-leading task dimension.
+leading task dimension. A sampler calls them hundreds of times a second, where the overhead of
+mapping outweighs the arithmetic; so they also know how to map themselves, ``map_tasks``. A policy
+without that method is mapped by vmap.
 """
 
 import math
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.nets import MLP, Activation
+from metarl.params import Params
 from metarl.rl.distributions import Categorical, Gaussian
 
 
@@ -51,8 +54,15 @@ class GaussianMLP(nn.Module):
     def forward(self, observations: Tensor) -> Gaussian:
         """Distribution of the actions, ``(..., observation) -> (..., action)``."""
         mean = self.mean(observations)
-        log_std = self.log_std.clamp(min=self.min_log_std)
-        return Gaussian(mean, log_std.expand_as(mean))
+        return Gaussian(mean, self._floored(self.log_std).expand_as(mean))
+
+    def map_tasks(self, params: Params, observations: Tensor) -> Gaussian:
+        """``(task, row, observation) -> (task, row, action)``, parameters ``(task, ...)``."""
+        mean = _map_mlp(self.mean, "mean", params, observations)
+        return Gaussian(mean, self._floored(params["log_std"]).unsqueeze(1).expand_as(mean))
+
+    def _floored(self, log_std: Tensor) -> Tensor:
+        return log_std.clamp(min=self.min_log_std)
 
 
 class CategoricalMLP(nn.Module):
@@ -82,3 +92,18 @@ class CategoricalMLP(nn.Module):
     def forward(self, observations: Tensor) -> Categorical:
         """Distribution of the actions, ``(..., observation) -> (..., actions)``."""
         return Categorical(self.logits(observations))
+
+    def map_tasks(self, params: Params, observations: Tensor) -> Categorical:
+        """``(task, row, observation) -> (task, row, actions)``, parameters ``(task, ...)``."""
+        return Categorical(_map_mlp(self.logits, "logits", params, observations))
+
+
+def _map_mlp(mlp: MLP, name: str, params: Params, x: Tensor) -> Tensor:
+    """The MLP under batched parameters: one batched matrix product a layer."""
+    last = len(mlp.layers) - 1
+    for i in range(len(mlp.layers)):
+        weight, bias = params[f"{name}.layers.{i}.weight"], params[f"{name}.layers.{i}.bias"]
+        x = torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+        if i < last:
+            x = mlp.activation(x)
+    return x

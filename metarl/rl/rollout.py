@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 from metarl.errors import NonFiniteError
@@ -37,23 +39,28 @@ def empty_rollout(rows: int, horizon: int, observation_dim: int, like: Distribut
         observation_dim: length of an observation.
         like: a distribution of the policy's, ``(..., action)``.
     """
-    shape, steps = like[0].shape[-1:], (rows, horizon)
-    device = like[0].device
+    steps, device = (rows, horizon), like[0].device
+    output = (*steps, like[0].shape[-1])
     if isinstance(like, Gaussian):
-        actions = torch.zeros(*steps, *shape, device=device)
+        actions = _zeros(output).to(device)
     else:
-        actions = torch.zeros(steps, dtype=torch.int64, device=device)
+        actions = _zeros(steps, np.int64).to(device)
     return Rollout(
-        observations=torch.zeros(*steps, observation_dim),
+        observations=_zeros((*steps, observation_dim)),
         actions=actions,
-        rewards=torch.zeros(steps),
-        mask=torch.zeros(steps),
-        terminated=torch.zeros(steps, dtype=torch.bool),
-        truncated=torch.zeros(steps, dtype=torch.bool),
-        final_observations=torch.zeros(rows, observation_dim),
-        log_probs=torch.zeros(steps, device=device),
-        distribution=type(like)(*(torch.zeros(*steps, *shape, device=device) for _ in like)),
+        rewards=_zeros(steps),
+        mask=_zeros(steps),
+        terminated=_zeros(steps, np.bool_),
+        truncated=_zeros(steps, np.bool_),
+        final_observations=_zeros((rows, observation_dim)),
+        log_probs=_zeros(steps).to(device),
+        distribution=type(like)(*(_zeros(output).to(device) for _ in like)),
     )
+
+
+def _zeros(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> Tensor:
+    # numpy asks for huge pages where torch does not: filling fresh memory is ten times as fast.
+    return torch.from_numpy(np.zeros(shape, dtype))
 
 
 def map_rollout(fn: Callable[[Tensor], Tensor], rollout: Rollout) -> Rollout:

@@ -100,9 +100,12 @@ class Sampler:
                 many episodes are invalid.
             MetarlError: a worker process does not answer.
         """
-        params = {name: p.detach() for name, p in params.items()}
+        with _one_torch_thread():
+            return self._collect(policy, {n: p.detach() for n, p in params.items()}, seed)
+
+    def _collect(self, policy: nn.Module, params: Params, seed: int) -> tuple[Rollout, Counts]:
         _check_params(params, len(self._tasks))
-        apply = torch.func.vmap(from_module(policy)[1])
+        apply = getattr(policy, "map_tasks", None) or torch.func.vmap(from_module(policy)[1])
         firsts, total = self._groups()
         with torch.inference_mode():
             one = {name: p[:1] for name, p in params.items()}
@@ -127,7 +130,7 @@ class Sampler:
                         timeout=self.timeout,
                     )
 
-        with _one_torch_thread(), ThreadPoolExecutor(len(self.envs)) as pool:
+        with ThreadPoolExecutor(len(self.envs)) as pool:
             list(pool.map(run, range(len(self.envs))))
         return self._finish(out, invalid)
 
