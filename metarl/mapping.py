@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import FunctionType
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -105,8 +106,10 @@ def compiler_present() -> bool:
     if shutil.which(compiler) is None:
         return False
     try:
-        return bool(torch.compiler.is_compiling is not None and torch._dynamo.is_dynamo_supported())
-    except (AttributeError, ImportError, RuntimeError):
+        from torch._dynamo.eval_frame import is_dynamo_supported
+
+        return bool(is_dynamo_supported())
+    except (ImportError, RuntimeError):
         return False
 
 
@@ -120,7 +123,8 @@ def count_tasks(data: Any) -> int:
     if len(sizes) != 1 or None in sizes or 0 in sizes:
         raise InputError(
             "the batches of a meta-batch need one common leading task dimension, got "
-            f"{sorted(str(s) for s in sizes) or 'no tensors'}"
+            f"{sorted(str(s) for s in sizes) or 'no tensors'} (a number that all tasks share, such "
+            "as a step index, goes as a Python number)"
         )
     (size,) = sizes
     assert size is not None
@@ -159,8 +163,9 @@ def run_chunks(run: ChunkFunction, shared: Any, data: Any, mapping: Mapping) -> 
     """
     tasks = count_tasks(data)
     size = {"vmap": tasks, "chunk": mapping.chunk, "threads": 1}[mapping.kind]
+    warmed: set[tuple[torch.Size, ...]] = set()
     if mapping.compile:
-        run = _compiled(run)
+        run, warmed = _compiled(run)
     if size >= tasks:
         return [run(shared, data)]
     chunks = [
@@ -173,13 +178,18 @@ def run_chunks(run: ChunkFunction, shared: Any, data: Any, mapping: Mapping) -> 
     grad = torch.is_grad_enabled()
 
     def work(chunk: Any) -> Any:
+        # Set here, not when a worker starts: that may be after the caller has set its own again.
+        torch.set_num_threads(1)
         # Worker threads start with gradients enabled whatever the caller's mode.
         with torch.set_grad_enabled(grad):
             return run(shared, chunk)
 
-    # The first chunk runs here alone, so that a compiler is entered by one thread only.
-    done = [work(chunks[0])] if mapping.compile and not _warm(run, chunks[0]) else []
     with one_intra_op_thread():
+        # The first chunk runs here alone, so that a compiler is entered by one thread only, and
+        # compiles for the one intra-op thread that the workers have.
+        shapes = tuple(x.shape for x in tree_leaves(chunks[0]) if isinstance(x, Tensor))
+        done = [work(chunks[0])] if mapping.compile and shapes not in warmed else []
+        warmed.add(shapes)
         return done + list(_pool(workers, os.getpid()).map(work, chunks[len(done) :]))
 
 
@@ -205,22 +215,14 @@ def one_intra_op_thread() -> Iterator[None]:
 @functools.cache
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
     """Worker threads of this process (a forked child must not use its parent's)."""
-    return ThreadPoolExecutor(
-        workers, thread_name_prefix="tasks", initializer=torch.set_num_threads, initargs=(1,)
-    )
+    return ThreadPoolExecutor(workers, thread_name_prefix="tasks")
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(run: ChunkFunction) -> ChunkFunction:
-    compiled: ChunkFunction = torch.compile(run, fullgraph=True, dynamic=False)
-    return compiled
-
-
-_warmed: set[tuple[int, tuple[torch.Size, ...]]] = set()
-
-
-def _warm(run: ChunkFunction, chunk: Any) -> bool:
-    key = (id(run), tuple(x.shape for x in tree_leaves(chunk) if isinstance(x, Tensor)))
-    seen = key in _warmed
-    _warmed.add(key)
-    return seen
+def _compiled(run: ChunkFunction) -> tuple[ChunkFunction, set[tuple[torch.Size, ...]]]:
+    """The chunk function compiled, and the shapes it has been called with, to be kept up."""
+    # torch counts recompilations, and refuses the ninth, by code object: all the closures that
+    # `each`, `values` and `gradients` return would share theirs.
+    code = run.__code__.replace()
+    own = FunctionType(code, run.__globals__, run.__name__, run.__defaults__, run.__closure__)
+    return torch.compile(own, fullgraph=True, dynamic=False), set()

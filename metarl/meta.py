@@ -146,18 +146,31 @@ def meta_loss(
             f"query is a list of {len(queries)} batches: several need step_weights, and one batch "
             f"for each of the {len(supports)} inner steps"
         )
+    if isinstance(inner.lr, dict) and any(x.requires_grad for x in inner.lr.values()):
+        raise InputError(
+            "InnerLoop.lr holds tensors that require gradients, which meta_loss would not give "
+            "them: merge learned step sizes into params (learned_rates), or detach these"
+        )
     options, lr = _split_inner(inner, params)
-    fn = _adapted_loss(inner_loss, outer_loss, options, weights)
+    fn = _adapted_loss(inner_loss, outer_loss, options, weights is not None)
+    like = next(iter(params.values()))
+    shared = (params, lr, None if weights is None else like.new_tensor(weights))
     data = (supports, queries)
     resolved = resolve_mapping(mapping, data)
     wanted = torch.is_grad_enabled() and any(p.requires_grad for p in params.values())
+    if wanted and torch._C._functorch.maybe_current_level() is not None:
+        raise InputError(
+            "meta_loss holds its gradient for .backward(), which torch.func transforms do not use: "
+            "inside them differentiate the outer loss of adapt, or of adapt_tasks"
+        )
     run = gradients(fn) if wanted else values(fn)
     with torch.no_grad():
-        mean = mean_of_chunks(run_chunks(run, (params, lr), data, resolved), data, reduce)
+        mean = mean_of_chunks(run_chunks(run, shared, data, resolved), data, reduce)
     if not wanted:
         return mean
     gradient, outputs = mean
-    loss = _HeldGradient.apply(first(outputs), gradient, *params.values())
+    in_order = [gradient[name] for name in params]
+    loss = _HeldGradient.apply(first(outputs), in_order, *params.values())  # type: ignore[no-untyped-call]
     if isinstance(outputs, Tensor):
         return loss
     return outputs._replace(**{outputs._fields[0]: loss})
@@ -194,12 +207,12 @@ class _HeldGradient(torch.autograd.Function):
     """A loss whose gradient is known already."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradient: Params, *params: Tensor) -> Tensor:
-        ctx.save_for_backward(*gradient.values())
+    def forward(ctx: Any, loss: Tensor, gradient: list[Tensor], *params: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradient)
         return loss.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         return (None, None, *(slope * g for g in ctx.saved_tensors))
 
@@ -207,7 +220,8 @@ class _HeldGradient(torch.autograd.Function):
 def _split_inner(inner: InnerLoop, params: Params) -> tuple[InnerLoop, Params]:
     """Options that a compiled function is built for, and the step sizes it takes as tensors.
 
-    A step size that reached it as a Python number would be compiled in, once for every value.
+    A step size that reached it as a Python number would be compiled in, once for every value; so
+    would a weight of the multi-step loss.
     """
     model = split_rates(params)[0]
     if isinstance(inner.lr, dict):
@@ -234,17 +248,16 @@ def _measures(loss: Loss) -> ChunkFunction:
 
 
 @functools.lru_cache(maxsize=64)
-def _adapted_loss(
-    inner_loss: Loss, outer_loss: Loss, options: InnerLoop, weights: tuple[float, ...] | None
-) -> Any:
-    def fn(theta: Params, lr: Params, data: Any) -> Any:
+def _adapted_loss(inner_loss: Loss, outer_loss: Loss, options: InnerLoop, multi_step: bool) -> Any:
+    def fn(theta: Params, lr: Params, weights: Tensor | None, data: Any) -> Any:
         supports, queries = data
         path = adapt_path_one(inner_loss, theta, supports, dataclasses.replace(options, lr=lr))
-        if weights is None:
+        if not multi_step:
             return outer_loss(path[-1], queries[0])
         each_step = queries if len(queries) > 1 else queries * len(supports)
         outputs = [outer_loss(p, q) for p, q in zip(path[1:], each_step, strict=True)]
-        total = sum(w * first(o) for w, o in zip(weights, outputs, strict=True))
+        assert weights is not None
+        total = sum(weights[k] * first(o) for k, o in enumerate(outputs))
         last = outputs[-1]
         return total if isinstance(last, Tensor) else last._replace(**{last._fields[0]: total})
 

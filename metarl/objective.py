@@ -91,7 +91,7 @@ def mean_of_chunks(sums: list[Any], data: Any, reduce: Reduce | None) -> Any:
         return tree_unflatten([x / tasks for x in leaves], spec)
     count = torch.full((1,), float(tasks), dtype=leaves[0].dtype, device=leaves[0].device)
     flat = reduce(torch.cat([count, *(x.reshape(-1) for x in leaves)]))
-    parts = (flat[1:] / flat[0]).split([x.numel() for x in leaves])
+    parts = torch.split(flat[1:] / flat[0], [x.numel() for x in leaves])
     shaped = [part.view_as(x) for part, x in zip(parts, leaves, strict=True)]
     return tree_unflatten(shaped, spec)
 

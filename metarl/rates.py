@@ -47,6 +47,9 @@ def resolve_rates(
             f"learned step size {RATE_PREFIX}{stray[0]} moves nothing: there is no such parameter, "
             "or InnerLoop.adapted leaves it out"
         )
+    unknown = sorted(set(lr) - set(params)) if isinstance(lr, dict) else []
+    if unknown:
+        raise InputError(f"InnerLoop.lr has a step size for {unknown[0]}: no such parameter")
     rates: dict[str, Tensor | float] = {}
     for name in names:
         if name in learned:
@@ -64,10 +67,12 @@ def rate_at(rate: Tensor | float, p: Tensor, step: int) -> Tensor | float:
     """The step size of one parameter at one step, broadcastable to the parameter."""
     if not isinstance(rate, Tensor) or rate.ndim == 0 or rate.shape == p.shape:
         return rate
-    ones = torch.Size([1] * p.ndim)
-    if len(rate) == 0 or rate.shape[1:] not in (torch.Size([]), ones, p.shape):
+    # (steps,) would mean per element to a one-dimensional parameter that has as many elements.
+    scalar = (1,) if p.ndim == 1 else ()
+    if len(rate) == 0 or rate.shape[1:] not in (scalar, (1,) * p.ndim, p.shape):
         raise InputError(
             f"a step size of shape {tuple(rate.shape)} fits no parameter of shape "
-            f"{tuple(p.shape)}: use (), the parameter's shape, or one of these after (steps,)"
+            f"{tuple(p.shape)}: use (), the parameter's shape, or one of these after (steps,), "
+            "which is (steps, 1) for a one-dimensional parameter's ()"
         )
     return rate[min(step, len(rate) - 1)]

@@ -95,15 +95,17 @@ def trust_region_step(
         shrink: ratio of one step size to the next.
 
     Raises:
-        NonFiniteError: loss, KL or gradient are not finite at the start.
+        NonFiniteError: loss, KL, gradient or a Fisher product are not finite at the start.
     """
     loss_before, kl, gradient = objective.gradient(params)
     _require_finite({"loss": loss_before, "KL": kl})
     _require_finite({f"outer gradient of {name}": g for name, g in gradient.items()})
-    g = _flat(gradient)
+    g = _flat(gradient, params)
 
     def product(v: Tensor) -> Tensor:
-        return _flat(objective.fisher(params, _like(v, params))) + damping * v
+        fv = _flat(objective.fisher(params, _like(v, params)), params)
+        _require_finite({"Fisher product": fv})
+        return fv + damping * v
 
     direction, residual = conjugate_gradient(product, -g, steps=cg_steps)
     # s'As without another Fisher product: A s = -g - residual.
@@ -114,7 +116,7 @@ def trust_region_step(
         return params, rejected
     full = math.sqrt(2 * max_kl / curvature) * direction
     expected = -float(full.dot(g))
-    start = _flat(params)
+    start = _flat(params, params)
     for j in range(backtracks):
         moved = _like(start + shrink**j * full, params)
         loss, kl = objective.value(moved)
@@ -123,12 +125,13 @@ def trust_region_step(
     return params, rejected._replace(backtracks=backtracks, expected=expected)
 
 
-def _flat(params: Params) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in params.values()])
+def _flat(tree: Params, like: Params) -> Tensor:
+    """The entries of ``tree`` in one vector, in the order of ``like`` whatever their own."""
+    return torch.cat([tree[name].detach().reshape(-1) for name in like])
 
 
 def _like(flat: Tensor, params: Params) -> Params:
-    parts = flat.split([p.numel() for p in params.values()])
+    parts = torch.split(flat, [p.numel() for p in params.values()])
     return {name: part.view_as(p) for (name, p), part in zip(params.items(), parts, strict=True)}
 
 
