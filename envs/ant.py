@@ -52,7 +52,7 @@ class AntVelocity(AntDynamics):
     ``render_mode=None`` or ``"rgb_array"``; the batch also ``threads`` (default: the cores).
 
     ## Differences
-    From 2017: the contact solver is today's; velocity and forces there were read one step late.
+    From 2017: the solver is today's; masses, joints, contact parameters and torques are the same.
     From gymnasium's Ant-v5: forces and velocity belong to the state after the step (its ``xpos``
     and ``cfrc_ext`` lag within it, its ``x_velocity`` by up to about 0.06 m/s), and forces are real
     at reset, where its own are zero. Ports without contact forces, without ``init_qpos`` or with

@@ -77,7 +77,7 @@ class AntDynamics:
         p: cfrc_ext = −(T + (p − c) × F, F), as mj_rnePostConstraint computes it.
         """
         reading, invalid = self.sensors.sense(states, control)
-        contact = reading[:, : 9 * _BODIES].reshape(-1, _BODIES, 3, 3)
+        contact = reading[:, : 9 * _BODIES].reshape(len(states), _BODIES, 3, 3)
         centre, velocity = reading[:, -6:-3], reading[:, -3:]
         force = np.zeros((len(states), _BODIES, 2, 3))
         touched = (contact[:, :, 0] != 0.0).any(axis=2)  # few bodies of few ants
@@ -86,7 +86,7 @@ class AntDynamics:
         torque = torque + np.cross(point - centre[row], exerted)
         force[touched] = -np.stack((torque, exerted), axis=1)
         np.clip(force, -1.0, 1.0, out=force)
-        return force.reshape(len(states), -1), centre.copy(), velocity.copy(), invalid
+        return force.reshape(len(states), 6 * _BODIES), centre.copy(), velocity.copy(), invalid
 
     def _observation(self, states: Array, force: Array, centre: Array) -> NDArray[np.float32]:
         observations = np.empty((len(states), self.observation_size), dtype=np.float32)

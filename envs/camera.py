@@ -77,14 +77,17 @@ class Camera:
 
 
 def _graphics_context() -> Any:
-    """OpenGL context: MUJOCO_GL's choice, else off-screen EGL, OSMesa, or a hidden window."""
+    """OpenGL context: MUJOCO_GL's choice, else off-screen EGL, or a hidden window.
+
+    OSMesa has to be chosen: once EGL was tried, it cannot load in the same process.
+    """
     chosen = os.environ.get("MUJOCO_GL")
     if chosen:
         backends = [chosen.lower()]
     elif sys.platform == "darwin":
         backends = ["cgl", "glfw"]
     else:
-        backends = ["egl", "osmesa", "glfw"]
+        backends = ["egl", "glfw"]
     reasons = []
     for backend in backends:
         try:
@@ -92,7 +95,7 @@ def _graphics_context() -> Any:
         except Exception as error:  # each backend fails in its own way, down to AttributeError
             reasons.append(f"{backend}: {type(error).__name__}: {error}")
     raise RuntimeError(
-        "no OpenGL backend loads for rendering; install EGL or OSMesa and name it in MUJOCO_GL ("
+        "no OpenGL backend loads for rendering; install EGL, or OSMesa and set MUJOCO_GL=osmesa ("
         + "; ".join(reasons)
         + ")"
     )

@@ -47,8 +47,8 @@ class HalfCheetahVelocity(CheetahDynamics):
     ``render_mode=None`` or ``"rgb_array"``; the batch also ``threads`` (default: the cores).
 
     ## Differences
-    From 2017: the velocity there was read one step late; masses, joints, contacts and torques are
-    the same. Ports use 0.05 s a step, horizon 100, goals on [0, 3], or scale the actions: never
+    From 2017: the solver is today's; masses, joints, contact parameters and torques are the same.
+    Ports use 0.05 s a step, horizon 100, goals on [0, 3], or scale the actions: never
     compare returns across them.
 
     ## Version history

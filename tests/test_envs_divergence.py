@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 
@@ -85,6 +87,22 @@ def test_single_environment_flags_too() -> None:
     env._batch._states[0, 12] = 1e9
     _, reward, terminated, truncated, info = env.step(np.zeros(6))
     assert (reward, terminated, truncated, info["invalid"]) == (0.0, False, True, True)
+
+
+def test_the_users_log_settings_are_put_back() -> None:
+    mine = mujoco.MjLogConfig.get()
+    changed = mujoco.MjLogConfig.get()
+    changed.logto_file = False
+    changed.set()
+    try:
+        halves = [build("metarl/HalfCheetahDirection-v0", "paper") for _ in range(2)]
+        actions = np.zeros((ROWS, 6))
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda envs: [envs.step(actions) for _ in range(50)], halves))
+        found = mujoco.MjLogConfig.get()
+        assert (found.logto_console, found.logto_file) == (mine.logto_console, False)
+    finally:
+        mine.set()
 
 
 QUIET = """

@@ -185,3 +185,49 @@ def test_registered_by_module_prefix() -> None:
     env.reset()
     ends = [env.step(env.action_space.sample())[3] for _ in range(7)]
     assert ends == [False] * 6 + [True]
+
+
+@pytest.mark.parametrize("physics", PHYSICS)
+@pytest.mark.parametrize("env_id", IDS)
+def test_returned_arrays_belong_to_the_caller(env_id: str, physics: str) -> None:
+    """What was returned is not overwritten later, and overwriting it changes nothing."""
+    twins = [gymnasium.make_vec(env_id, num_envs=3, physics=physics, horizon=4) for _ in range(2)]
+    kept: list[tuple[Any, Any]] = []
+    for envs in twins:
+        envs.reset(seed=0)
+    for t in range(6):
+        actions = np.full(twins[0].action_space.shape, 0.01 * t)
+        (*step, infos), (*other, _) = (envs.step(actions) for envs in twins)
+        for ours, theirs in zip(step, other, strict=True):
+            assert np.array_equal(ours, theirs)
+        kept += [(values, values.copy()) for values in (*step, *infos.values())]
+        for values in other:
+            values[...] = 1
+    assert all(np.array_equal(values, copied) for values, copied in kept)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_gymnasiums_own_vector_environments_take_ours(mode: str) -> None:
+    envs = gymnasium.make_vec(
+        "metarl/HalfCheetahVelocity-v0",
+        num_envs=2,
+        vectorization_mode=mode,
+        vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
+        horizon=3,
+    )
+    tasks = [{"velocity": 0.5}, {"velocity": 1.5}]
+    envs.set_attr("task", tasks)
+    start, _ = envs.reset(seed=[4, 5])
+    assert list(envs.get_attr("task")) == tasks
+    single = gymnasium.make("metarl/HalfCheetahVelocity-v0", horizon=3)
+    single.set_wrapper_attr("task", tasks[1])
+    assert np.array_equal(start[1], single.reset(seed=5)[0])
+    for _ in range(3):
+        action = envs.action_space.sample()
+        observations, rewards, _, truncated, infos = envs.step(action)
+        observation, reward, *_ = single.step(action[1])
+        assert np.array_equal(observations[1], observation)
+        assert rewards[1] == reward
+        assert not infos["invalid"].any()
+    assert truncated.all()
+    envs.close()
