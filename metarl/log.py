@@ -23,7 +23,8 @@ def _number(value: Any) -> float | int | bool | None:
     if type(value) is not float:
         if isinstance(value, numbers.Integral):
             return int(value)
-        value = float(value)  # numpy scalars, tensors of one element
+        detach = getattr(value, "detach", None)  # a tensor's number without its graph
+        value = float(value if detach is None else detach())
     return value if math.isfinite(value) else None
 
 
@@ -70,6 +71,7 @@ class Log:
 
     def __init__(self, path: Path, *, after: int = -1, tensorboard: bool = True) -> None:
         self._path = path
+        self._start = after + 1
         self._last = after
         self._pending: list[bytes] = []
         self._descriptor = -1
@@ -104,7 +106,7 @@ class Log:
             return
         try:
             if self._view is None:
-                self._view = TensorBoard(self._path.parent, iteration)
+                self._view = TensorBoard(self._path.parent, self._start)
             self._view.write(iteration, values)
         except Exception as error:  # a view must never end a run
             self._want_view = False

@@ -9,12 +9,19 @@
 Arrays go in and come out as numpy's. Nothing here can unpickle.
 """
 
-from metarl.runs.checkpoint import Best, Snapshot, load_checkpoint
+from metarl.runs.checkpoint import Best, Snapshot
 from metarl.runs.directory import ATTEMPTS, Run
 from metarl.runs.documents import read_json, write_json
 from metarl.runs.metrics import read_metrics
 from metarl.runs.opening import open_run
-from metarl.runs.reading import RunRecord, read_best, read_config, read_run, read_snapshot
+from metarl.runs.reading import (
+    RunRecord,
+    load_checkpoint,
+    read_best,
+    read_config,
+    read_run,
+    read_snapshot,
+)
 from metarl.runs.shipping import prune_run
 
 __all__ = [

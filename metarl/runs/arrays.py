@@ -31,6 +31,12 @@ _DTYPES = frozenset(
 _STAMP = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold: the bytes depend on the arrays alone
 
 
+def plain(value: Any) -> Array:
+    """Array of a tensor, which is told by its ``detach`` so that torch is not needed, or of numbers."""
+    detach = getattr(value, "detach", None)
+    return np.asarray(value if detach is None else detach().cpu().numpy())
+
+
 def check_finite(arrays: Mapping[str, Array], name: str) -> None:
     """Refuse arrays that hold a NaN or an infinity.
 

@@ -9,18 +9,16 @@ renamed, then the parent directory is synced. Under its final name it is whole o
 import contextlib
 import hashlib
 import os
-import platform
 import shutil
 from collections.abc import Mapping
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.errors import CheckpointError, InputError
+from metarl.errors import CheckpointError
 from metarl.runs import arrays, documents, files
 from metarl.runs.arrays import Array
 from metarl.runs.faults import fault_point
+from metarl.runs.versions import versions
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -59,21 +57,9 @@ class GoneError(CheckpointError):
     """The checkpoint was removed or replaced by its run while it was being read."""
 
 
-@cache
-def versions() -> dict[str, str]:
-    """Versions that decide the bits of a run; packages are looked up, not imported."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in ("metarl-policies", "torch", "numpy", "mujoco", "gymnasium"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
 def _contents(
     snapshot: Snapshot, best: Best | None, config: Mapping[str, Any], resumable: bool
 ) -> dict[str, bytes]:
-    arrays.check_finite(snapshot.params, "params")
-    arrays.check_finite(snapshot.optimizer, "optimizer")
     state = {
         "iteration": snapshot.iteration,
         "state": snapshot.state,
@@ -82,6 +68,8 @@ def _contents(
     contents = {"params.npz": arrays.encode(snapshot.params)}
     if resumable:
         contents["optimizer.npz"] = arrays.encode(snapshot.optimizer)
+    arrays.check_finite(snapshot.params, "params")
+    arrays.check_finite(snapshot.optimizer, "optimizer")
     contents["state.json"] = documents.dumps(state, "state")
     manifest = {
         "schema": SCHEMA,
@@ -225,21 +213,3 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise GoneError(f"{path} was removed by its run") from error
     finally:
         os.close(descriptor)
-
-
-def load_checkpoint(path: str | Path) -> Snapshot:
-    """Snapshot of the checkpoint directory the user named: this one or an error, no other.
-
-    Raises:
-        InputError: there is no such directory, or it is a run, not one of its checkpoints.
-        CheckpointError: it does not verify; the message names the file and the reason.
-    """
-    path = Path(path)
-    try:
-        if (path / "checkpoints").is_dir():
-            raise InputError(f"{path} is a run; name one of {path / 'checkpoints'}/*")
-        if not path.is_dir() and not path.is_symlink():
-            raise InputError(f"there is no checkpoint directory {path}")
-    except ValueError as error:  # a NUL in the path
-        raise InputError(f"{str(path)!r} is not a path: {error}") from None
-    return read_checkpoint(path).snapshot

@@ -15,16 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from metarl.errors import CheckpointError, NonFiniteError, RunWarning, SaveError
 from metarl.log import Log
 from metarl.runs import arrays, documents, files
-from metarl.runs.arrays import Array
-from metarl.runs.checkpoint import Best, Snapshot, directory_name, versions, write_checkpoint
+from metarl.runs.checkpoint import Best, Snapshot, directory_name, write_checkpoint
 from metarl.runs.faults import fault_point
 from metarl.runs.metrics import METRICS, cut_metrics
 from metarl.runs.reading import BEST, CHECKPOINTS, explain, survey
+from metarl.runs.versions import changes
 
 ATTEMPTS = 3  # consecutive failures to save before a run gives up
 
@@ -38,12 +36,23 @@ class Run:
         best: the best checkpoint so far by `save_best`, or None.
     """
 
-    def __init__(self, path: Path, descriptor: int, config: dict[str, Any], fresh: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        descriptor: int,
+        config: dict[str, Any],
+        *,
+        fresh: bool,
+        tensorboard: bool,
+    ) -> None:
         self.path = path
         self.config = config
         self.best: Best | None = None
         self._lock = descriptor
-        self._log: Log | None = Log(path / METRICS) if fresh else None
+        self._tensorboard = tensorboard
+        self._log: Log | None = None
+        if fresh:
+            self._log = Log(path / METRICS, tensorboard=tensorboard)
         self._saved: dict[int, Best | None] = {}  # good checkpoints on disk, and the best then
         self._failures = 0
 
@@ -98,14 +107,16 @@ class Run:
                 messages.append(f"skipped {error}; kept as {aside.name}")
         self.best = None if newest is None else newest.best
         self._saved = {number: checkpoint.best for number, checkpoint in good.items()}
-        self._log = Log(self.path / METRICS, after=iteration)
+        self._log = Log(self.path / METRICS, after=iteration, tensorboard=self._tensorboard)
         self._tidy()
+        if newest is not None and (changed := changes(newest.versions)):
+            messages.append(
+                f"{self.path} was saved under other versions ({changed}): it goes on, but not bit "
+                "for bit as it would have"
+            )
         for message in messages:
             warnings.warn(message, RunWarning, stacklevel=2)
-        if newest is None:
-            return None
-        self._compare_versions(newest.versions)
-        return newest.snapshot
+        return None if newest is None else newest.snapshot
 
     def _set_aside(self, iteration: int) -> Path:
         source = self.path / CHECKPOINTS / directory_name(iteration)
@@ -115,20 +126,6 @@ class Run:
         with files.saving(aside):
             os.rename(source, aside)
         return aside
-
-    def _compare_versions(self, saved: Mapping[str, str]) -> None:
-        changed = [
-            f"{name} {saved.get(name)} -> {versions().get(name)}"
-            for name in sorted({*saved, *versions()})
-            if saved.get(name) != versions().get(name)
-        ]
-        if changed:
-            warnings.warn(
-                f"{self.path} was saved under other versions ({', '.join(changed)}): it goes on, "
-                "but not bit for bit as it would have",
-                RunWarning,
-                stacklevel=3,
-            )
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl and its points to TensorBoard; see `metarl.log.Log`.
@@ -182,21 +179,28 @@ class Run:
             return
         if snapshot.iteration <= last:
             raise ValueError(f"iteration {snapshot.iteration} is not after {last}, saved last")
-        self._failures += 1
-        with files.saving(self.path / METRICS):
-            log.flush()
-            if log.fileno() >= 0:
-                files.sync(log.fileno())
-        unacknowledged = self.path / CHECKPOINTS / directory_name(snapshot.iteration)
-        if unacknowledged.exists():  # renamed, but its parent directory could not be synced
-            with files.saving(unacknowledged):
-                files.remove_tree(unacknowledged)
-        write_checkpoint(unacknowledged.parent, snapshot, config=self.config, best=best)
+        try:
+            self._write(log, snapshot, best)
+        except SaveError:
+            self._failures += 1
+            raise
         self._failures = 0
         self.best = best
         self._saved[snapshot.iteration] = best
         fault_point("save:best")
         self._tidy()
+
+    def _write(self, log: Log, snapshot: Snapshot, best: Best | None) -> None:
+        with files.saving(self.path / METRICS):
+            log.flush()
+            if log.fileno() >= 0:
+                files.sync(log.fileno())
+        parent = self.path / CHECKPOINTS
+        unacknowledged = parent / directory_name(snapshot.iteration)
+        if unacknowledged.exists():  # renamed, but the parent could not be synced
+            with files.saving(unacknowledged):
+                files.remove_tree(unacknowledged)
+        write_checkpoint(parent, snapshot, config=self.config, best=best)
 
     def _tidy(self) -> None:
         """Make best.json name the best, then remove the checkpoints nobody needs any more."""
@@ -228,7 +232,7 @@ class Run:
         path = self.path / "failures" / f"{directory_name(iteration)}.npz"
         try:
             path.parent.mkdir(exist_ok=True)
-            files.replace(path, arrays.encode({k: _array(v) for k, v in error.batch.items()}))
+            files.replace(path, arrays.encode({k: arrays.plain(v) for k, v in error.batch.items()}))
         except (OSError, TypeError) as problem:
             warnings.warn(f"no batch kept: {problem}", RunWarning, stacklevel=2)
             return None
@@ -238,8 +242,3 @@ class Run:
         if self._log is None:
             raise RuntimeError("a resumed run must be loaded first, and a closed one is closed")
         return self._log
-
-
-def _array(value: Any) -> Array:
-    detach = getattr(value, "detach", None)  # a tensor, without importing torch for the test
-    return np.asarray(value if detach is None else detach().cpu().numpy())

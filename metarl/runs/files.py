@@ -33,15 +33,17 @@ def save_error(path: Path, size: int, error: OSError) -> SaveError:
         f"could not write {size} bytes to {path}: {error.strerror or error} ({name}); "
         f"what was saved before is intact; {remedy}"
     )
-    saved.errno, saved.filename = error.errno, str(path)
+    saved.errno = error.errno
     return saved
 
 
 @contextlib.contextmanager
 def saving(path: Path, size: int = 0) -> Iterator[None]:
-    """Turn an `OSError` in the block into a `SaveError` about `path`."""
+    """Turn an `OSError` in the block into a `SaveError` about `path`; one inside stands."""
     try:
         yield
+    except SaveError:
+        raise
     except OSError as error:
         raise save_error(path, size, error) from error
 

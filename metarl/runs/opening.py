@@ -22,7 +22,11 @@ def _input_error(path: Path, error: OSError | ValueError) -> InputError | SaveEr
 
 
 def open_run(
-    path: str | Path, config: Mapping[str, Any] | None = None, *, resume: bool = False
+    path: str | Path,
+    config: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
+    tensorboard: bool = True,
 ) -> Run:
     """Create a run directory, or open one again, and lock it.
 
@@ -32,6 +36,7 @@ def open_run(
             the directory's own.
         resume: continue the run in `path`: call `Run.load` next. A directory with a config and
             no checkpoint starts at iteration 0.
+        tensorboard: whether to write the view beside metrics.jsonl.
 
     Raises:
         InputError: the directory is in use, holds a run (without `resume`), holds none (with it),
@@ -65,7 +70,7 @@ def open_run(
             files.remove_temporaries(path / CHECKPOINTS)
             if not resume:
                 files.replace(path / CONFIG, data)
-        run = Run(path, descriptor, read_config(path), fresh=not resume)
+        run = Run(path, descriptor, read_config(path), fresh=not resume, tensorboard=tensorboard)
         undo.pop_all()
     return run
 

@@ -1,5 +1,6 @@
 """Reading a run, finished or being written, without its lock."""
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,11 +53,17 @@ def checkpoints(path: Path) -> list[tuple[int, Path]]:
 
 def _belonging(path: Path, iteration: int, config: Mapping[str, Any]) -> Checkpoint:
     checkpoint = read_checkpoint(path)
+    _check_owner(path, checkpoint, iteration, config)
+    return checkpoint
+
+
+def _check_owner(
+    path: Path, checkpoint: Checkpoint, iteration: int, config: Mapping[str, Any]
+) -> None:
     if checkpoint.snapshot.iteration != iteration:
         raise CheckpointError(f"{path}: manifest.json is of another iteration")
     if checkpoint.config != config:
         raise CheckpointError(f"{path}: manifest.json is of a run with another config")
-    return checkpoint
 
 
 def survey(
@@ -172,6 +179,31 @@ def read_snapshot(path: str | Path, *, last: bool = False) -> Snapshot:
         if not moved_on:
             break
     raise CheckpointError(f"no checkpoint of {path} verifies: {explain(bad)}")
+
+
+def load_checkpoint(path: str | Path) -> Snapshot:
+    """Snapshot of the checkpoint directory the user named: this one or an error, no other.
+
+    Raises:
+        InputError: there is nothing of this name, or it is a run, not one of its checkpoints.
+        CheckpointError: it does not verify, or is not the one its name and its run say.
+    """
+    path = Path(path)
+    try:
+        if not os.path.lexists(path):
+            raise InputError(f"there is no checkpoint {path}")
+        if (path / CHECKPOINTS).is_dir():
+            raise InputError(f"{path} is a run; name one of {path / CHECKPOINTS}/*")
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{str(path)!r} cannot be a checkpoint: {error}") from None
+    checkpoint = read_checkpoint(path)
+    iteration = int(path.name) if path.name.isdecimal() else checkpoint.snapshot.iteration
+    run = path.parent.parent
+    inside = path.parent.name == CHECKPOINTS and (run / CONFIG).exists()
+    _check_owner(path, checkpoint, iteration, read_config(run) if inside else checkpoint.config)
+    return checkpoint.snapshot
 
 
 def read_run(path: str | Path, *, last: bool = False) -> RunRecord:

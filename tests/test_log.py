@@ -1,0 +1,159 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.errors import InputError, RunWarning
+from metarl.log import Log, TensorBoard
+from metarl.runs import read_metrics
+from metarl.runs.metrics import cut_metrics, thin_metrics
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "metrics.jsonl"
+
+
+def points(directory: Path, tag: str) -> list[tuple[int, float]]:
+    """What TensorBoard shows, purged steps left out."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    view = EventAccumulator(str(directory))
+    view.Reload()
+    return [(e.step, e.value) for e in view.Scalars(tag)]
+
+
+def test_a_line_holds_numbers_of_all_kinds_and_null_for_the_others(path: Path) -> None:
+    log = Log(path, tensorboard=False)
+    log.write(
+        3,
+        {
+            "train/loss": 0.1,
+            "numpy": np.float32(0.5),
+            "count": np.int64(7),
+            "tensor": torch.tensor(2.5, requires_grad=True),
+            "flag": True,
+            "none": None,
+            "nan": float("nan"),
+            "inf": -math.inf,
+            "tensor.nan": torch.tensor(float("nan")),
+        },
+    )
+    log.close()
+    assert path.read_text() == (
+        '{"iteration": 3, "train/loss": 0.1, "numpy": 0.5, "count": 7, "tensor": 2.5, '
+        '"flag": true, "none": null, "nan": null, "inf": null, "tensor.nan": null}\n'
+    )
+    assert read_metrics(path)[0]["train/loss"] == 0.1
+
+
+def test_lines_are_there_at_once_and_go_on_after_a_restart(path: Path) -> None:
+    log = Log(path, tensorboard=False)
+    log.write(1, {"a": 1})
+    assert len(path.read_text().splitlines()) == 1
+    log.close()
+    with path.open("a") as file:
+        file.write('{"iteration": 2, "a": 2}\n{"iteration": 3, "a')
+    assert [line["iteration"] for line in read_metrics(path)] == [1, 2]  # the torn one is none
+    cut_metrics(path, 1)
+    log = Log(path, after=1, tensorboard=False)
+    log.write(2, {"a": 2.5})
+    log.close()
+    assert path.read_text() == '{"iteration": 1, "a": 1}\n{"iteration": 2, "a": 2.5}\n'
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[1]", '{"a": 1}', '{"iteration": 1.5}', '{"iteration": 2, "a": NaN}', "", "[" * 9999],
+)
+def test_a_damaged_line_is_named(path: Path, line: str) -> None:
+    path.write_text(f'{{"iteration": 1}}\n{line}\n{{"iteration": 3}}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2"):
+        read_metrics(path)
+    with pytest.raises(InputError, match="line 2"):
+        cut_metrics(path, 1)
+
+
+def test_an_iteration_twice_is_a_damaged_record(path: Path) -> None:
+    path.write_text('{"iteration": 1}\n{"iteration": 1}\n')
+    with pytest.raises(InputError, match="line 2"):
+        read_metrics(path)
+
+
+def test_a_line_that_cannot_be_written_waits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log(path, tensorboard=False)
+    log.write(1, {"a": 1})
+    real = os.write
+    room = 10
+
+    def almost_full(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if room == 0:
+            raise OSError(28, "No space left on device")
+        written = real(descriptor, data[:room])
+        room -= written
+        return written
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", almost_full)
+        log.write(2, {"a": 2})
+        log.write(3, {"a": 3})
+        with pytest.raises(OSError, match="No space"):
+            log.flush()
+    assert read_metrics(path) == [{"iteration": 1, "a": 1}]
+    log.write(4, {"a": 4})
+    log.close()
+    assert [line["a"] for line in read_metrics(path)] == [1, 2, 3, 4]
+
+
+def test_tensorboard_shows_the_record_and_forgets_what_a_restart_repeats(path: Path) -> None:
+    log = Log(path)
+    for n in range(1, 6):
+        log.write(n, {"train/loss": n / 2, "nan": math.nan})
+    log.close()
+    assert points(path.parent, "train/loss") == [(n, n / 2) for n in range(1, 6)]
+    log = Log(path, after=3)  # back to the checkpoint of iteration 3
+    log.write(4, {"train/loss": 40.0})
+    log.close()
+    assert points(path.parent, "train/loss") == [(1, 0.5), (2, 1.0), (3, 1.5), (4, 40.0)]
+
+
+def test_trouble_with_tensorboard_ends_the_view_only(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    log = Log(path)
+    log.write(1, {"a": 1})
+    monkeypatch.setattr(TensorBoard, "write", full)
+    with pytest.warns(RunWarning, match="no more TensorBoard"):
+        log.write(2, {"a": 2})
+    log.write(3, {"a": 3})
+    log.close()
+    assert len(read_metrics(path)) == 3
+
+
+def test_tensorboard_is_imported_on_first_use_only() -> None:
+    code = "import sys, metarl.log, metarl.runs; sys.exit('tensorboard' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_thinned_metrics_keep_both_ends_of_each_kind() -> None:
+    train = [{"iteration": 10 * n, "train/loss": n / 7} for n in range(1, 1001)]
+    validation = [{"iteration": 10 * n + 1, "validation/loss": None} for n in range(1, 1001, 200)]
+    lines = sorted(train + validation, key=lambda line: line["iteration"])
+    thin = [json.loads(line) for line in thin_metrics(lines, 40).splitlines()]
+    assert [line["iteration"] for line in thin] == sorted(line["iteration"] for line in thin)
+    kept = [line["iteration"] for line in thin if "train/loss" in line]
+    assert (kept[0], kept[-1], len(kept)) == (10, 10_000, 20)
+    assert sum("validation/loss" in line for line in thin) == 5
+    assert thin[-1] in ({"iteration": 10_000, "train/loss": 142.857},)
+    assert thin_metrics([], 40) == b""
+    assert thin_metrics(train[:1], 40) == b'{"iteration": 10, "train/loss": 0.142857}\n'
