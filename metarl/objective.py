@@ -1,11 +1,13 @@
 """Objectives as three functions of theta: value, gradient and Fisher product, mean over tasks."""
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .inner import first
@@ -141,6 +143,7 @@ def gradients(fn: Callable[..., Any]) -> ChunkFunction:
 def _products(fn: TaskFunction, fisher: FisherFunction | None) -> ChunkFunction:
     if fisher is not None:
         return _summed(fisher)
+    _load_forward_mode()
     summed = _summed(fn)
 
     def run(shared: Any, data: Any) -> Any:
@@ -149,3 +152,11 @@ def _products(fn: TaskFunction, fisher: FisherFunction | None) -> ChunkFunction:
         return torch.func.jvp(slope, (theta,), (v,))[1]
 
     return run
+
+
+@functools.cache
+def _load_forward_mode() -> None:
+    # torch loads its rules for it on first use, with a warning that it deprecates torch.jit.
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
