@@ -19,11 +19,13 @@ from metarl.rl.distributions import log_prob, sample
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.rollout import Rollout, episode_returns, mean_return
 from metarl.rl.sampler import Sampler
-from metarl.rl.vector import action_map
+from metarl.rl.vector import action_map, make_halves
 from metarl.streams import seed_of, stream
 
 TASKS, EPISODES, HORIZON, SEED = 3, 4, 7, 11
 assert metarl_envs.WORLDS
+# Forking a process with threads warns from Python 3.12 on; the workers use no torch.
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 
 def _walkers(n: int, *, discrete: bool = False) -> SyncVectorEnv:
@@ -273,9 +275,14 @@ def test_non_finite_actions_reach_no_environment(discrete: bool, name: str) -> N
     assert (caught.value.place, caught.value.task) == ("action", 1)
 
 
+@forks
 def test_bad_input_is_explained() -> None:
     with pytest.raises(InputError, match="autoreset_mode"):
         Sampler(SyncVectorEnv([Walker]), episodes=1, horizon=1)
+    workers = AsyncVectorEnv([Walker], autoreset_mode=AutoresetMode.DISABLED)
+    with pytest.raises(InputError, match="wrap its members"):
+        Sampler(gymnasium.wrappers.vector.RecordEpisodeStatistics(workers), episodes=1, horizon=1)
+    workers.close()
     stacked = SyncVectorEnv(
         [lambda: gymnasium.wrappers.ReshapeObservation(Walker(), (2, 1))],
         autoreset_mode=AutoresetMode.DISABLED,
@@ -302,8 +309,7 @@ def _async_walkers(n: int) -> AsyncVectorEnv:
     return AsyncVectorEnv([Walker] * n, autoreset_mode=AutoresetMode.DISABLED)
 
 
-# Forking a process with threads warns from Python 3.12 on; the workers use no torch.
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@forks
 def test_worker_processes_give_the_same(whole: Rollout) -> None:
     envs = _async_walkers(4)
     try:
@@ -318,7 +324,7 @@ def test_worker_processes_give_the_same(whole: Rollout) -> None:
         envs.close(terminate=True)
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@forks
 def test_a_hung_worker_is_an_error_in_time() -> None:
     envs = _async_walkers(2)
     sampler = Sampler(envs, episodes=2, horizon=HORIZON, timeout=1.0)
@@ -348,7 +354,7 @@ def test_physics_threads_and_halves_change_no_bit() -> None:
     kinds: list[Callable[[], Any]] = [
         lambda: _native("HalfCheetahVelocity-v0", 16, threads=1),
         lambda: _native("HalfCheetahVelocity-v0", 16, threads=3),
-        lambda: [_native("HalfCheetahVelocity-v0", 8, threads=1) for _ in range(2)],
+        lambda: make_halves("metarl/HalfCheetahVelocity-v0", tasks=4, episodes=4),
     ]
     torch_threads, threads = torch.get_num_threads(), threading.active_count()
     found = [_play(make(), observation_dim=20, action_dim=6, horizon=30) for make in kinds]

@@ -36,8 +36,8 @@ class Sampler:
 
     Row ``task * episodes + episode`` is one episode. All rows run at once where the environments
     have room, else one group of rows after the other. Several vector environments run on a Python
-    thread each, so that the physics of one overlaps the policy of the other: on two cores, two
-    halves with single-threaded physics leave neither core idle. All randomness comes from the seed
+    thread each, so that the physics of one overlaps the policy of the other: see
+    `metarl.rl.vector.make_halves`. All randomness comes from the seed
     of `collect`, whatever the split and the number of threads.
 
     Args:
@@ -68,7 +68,7 @@ class Sampler:
         # The first row of the tasks each environment holds, to set them only when they change.
         self._held: list[int | None] = [None] * len(self.envs)
         for env in self.envs:
-            vector.check_autoreset(env)
+            vector.check_vector(env)
         space = self.envs[0].single_observation_space
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise InputError(
