@@ -12,8 +12,7 @@ import torch
 import tyro
 
 from metarl.errors import InputError
-from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_config
-from metarl.runs.checkpoint import versions
+from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_config, versions
 
 from ..catalog import Experiment
 from ..configs.bounds import Range, option_name

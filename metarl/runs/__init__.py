@@ -23,6 +23,7 @@ from metarl.runs.reading import (
     read_snapshot,
 )
 from metarl.runs.shipping import prune_run
+from metarl.runs.versions import versions
 
 __all__ = [
     "ATTEMPTS",
@@ -39,5 +40,6 @@ __all__ = [
     "read_metrics",
     "read_run",
     "read_snapshot",
+    "versions",
     "write_json",
 ]

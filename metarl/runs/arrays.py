@@ -32,7 +32,7 @@ _STAMP = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold: the bytes depend 
 
 
 def plain(value: Any) -> Array:
-    """Array of a tensor, which is told by its ``detach`` so that torch is not needed, or of numbers."""
+    """Array of a tensor (told by its ``detach``, so that torch is not needed) or of numbers."""
     detach = getattr(value, "detach", None)
     return np.asarray(value if detach is None else detach().cpu().numpy())
 
