@@ -236,6 +236,27 @@ def test_too_many_invalid_episodes_stop_the_run() -> None:
     assert caught.value.place == "physics"
 
 
+def test_a_task_without_valid_episodes_stops_the_run() -> None:
+    sampler = Sampler(_walkers(12), episodes=EPISODES, horizon=HORIZON, max_invalid=0.5)
+    sampler.set_tasks([*_tasks()[:2], {"slope": 1.0, "fault": (1, "invalid", 0.0)}])
+    policy = _policy()
+    with pytest.raises(NonFiniteError, match="every episode of task 2"):
+        sampler.collect(policy, _params(policy), seed=SEED)
+
+
+def test_recorded_log_probs_detect_stale_data(whole: Rollout) -> None:
+    policy = _policy()
+    apply = torch.func.vmap(from_module(policy)[1])
+    params = _params(policy)
+
+    def gap(params: Params) -> float:
+        now = log_prob(apply(params, whole.observations), whole.actions)
+        return float(((now - whole.log_probs) * whole.mask).abs().max())
+
+    assert gap(params) < 1e-4
+    assert gap({name: p.roll(1, 0) for name, p in params.items()}) > 1e-2
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300])
 @pytest.mark.parametrize("place", ["observation", "reward"])
 @pytest.mark.parametrize("task", [0, 2])

@@ -110,5 +110,5 @@ def episode_returns(rollout: Rollout) -> Tensor:
 
 
 def mean_return(rollout: Rollout) -> Tensor:
-    """Mean undiscounted return over a task's valid episodes, ``(...)``; NaN if it has none."""
+    """Mean undiscounted return over a task's valid episodes, ``(...)``; it has at least one."""
     return episode_returns(rollout).sum(-1) / rollout.mask[..., 0].sum(-1)

@@ -46,7 +46,8 @@ class Sampler:
         episodes: per task.
         horizon: most steps of an episode.
         timeout: seconds that a worker process may take for any answer.
-        max_invalid: fraction of invalid episodes above which `collect` fails.
+        max_invalid: fraction of invalid episodes above which `collect` fails; it also fails when a
+            task is left without any valid one.
 
     Raises:
         InputError: the environments do not fit.
@@ -186,6 +187,14 @@ class Sampler:
                 f"the physics of {counts.invalid_episodes} of {rows} episodes diverged, more than "
                 f"{self.max_invalid:.0%}: look at the size of the actions and the time step",
                 place="physics",
+            )
+        lost = invalid.reshape(tasks, -1).all(1)
+        if lost.any():
+            task = int(lost.argmax())
+            raise NonFiniteError(
+                f"the physics of every episode of task {task} diverged",
+                place="physics",
+                task=task,
             )
         out.mask[torch.from_numpy(invalid)] = 0.0
         device = out.log_probs.device
