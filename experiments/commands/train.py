@@ -15,7 +15,7 @@ from metarl.errors import InputError
 from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_config, versions
 
 from ..catalog import Experiment
-from ..configs.bounds import Range, option_name
+from ..configs.bounds import UNPREFIXED, Range, option_name
 from ..family import Learner, State
 from ..machine import Machine, Switch, resolve
 from ..options import find_experiment, overlay, parse, positionals, preset_config, value_of
@@ -185,7 +185,7 @@ def _flat(values: dict[str, Any], *path: str) -> dict[str, Any]:
     """Option name -> value."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        here = path if name == "config" else (*path, name)
+        here = path if name in UNPREFIXED else (*path, name)
         flat |= _flat(value, *here) if isinstance(value, dict) else {option_name(*here): value}
     return flat
 

@@ -2,12 +2,16 @@
 
 import math
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
+
+
+# Fields whose own fields stand on the command line without a prefix.
+UNPREFIXED = ("config", "protocol")
 
 
 @dataclass(frozen=True)
 class Range:
-    """Closed interval; ``above`` excludes its lower end."""
+    """Closed interval; ``above`` excludes its lower end. Of a tuple it bounds each element."""
 
     low: float
     high: float
@@ -34,11 +38,13 @@ def check_ranges(config: Any, *path: str) -> None:
     hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
         value = getattr(config, field.name)
-        here = path if field.name == "config" else (*path, field.name)
+        here = path if field.name in UNPREFIXED else (*path, field.name)
         if is_dataclass(value):
             check_ranges(value, *here)
             continue
-        limits = [m for m in getattr(hints[field.name], "__metadata__", ()) if isinstance(m, Range)]
+        hint = hints[field.name]
+        element = get_args(hint)[0] if get_origin(hint) is tuple else hint
+        limits = [m for m in getattr(element, "__metadata__", ()) if isinstance(m, Range)]
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{option_name(*here)}: must be finite, got {number}")

@@ -1,0 +1,208 @@
+"""`metarl evaluate` and `metarl report` end to end, on the sinusoid."""
+
+import itertools
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import refuse, succeed, train_small
+
+from metarl_experiments.__main__ import main
+from metarl_experiments.evaluate import FIELDS, compare
+from metarl_experiments.plots.style import COLOURS
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_small(tmp_path_factory.mktemp("runs") / "one")
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy to write into."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def evaluated(run: Path, *options: str) -> dict[str, Any]:
+    out = run.parent / "out.json"
+    succeed("evaluate", str(run), f"--out={out}", *options)
+    value: dict[str, Any] = json.loads(out.read_text())
+    return value
+
+
+def test_json_has_the_schema(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed("evaluate", str(run))
+    value = json.loads((run / "evaluation.json").read_text())
+    assert set(value) == set(FIELDS)
+    assert (value["experiment"], value["metric"]) == ("sinusoid", "loss")
+    assert (value["tasks"], value["steps"], value["task_seed"]) == (600, 10, 0)
+    per_task = np.array(value["per_task"])
+    assert per_task.shape == (11, 600)
+    assert value["mean"] == pytest.approx(per_task.mean(1).tolist(), rel=1e-5)
+    half = 1.96 * per_task.std(1, ddof=1) / np.sqrt(600)
+    assert value["ci95"] == pytest.approx(half.tolist(), rel=1e-4)
+    assert value["variants"]["shots"] == 5
+    assert {"10-shot", "20-shot", "median"} <= set(value["variants"])
+    out = capsys.readouterr().out
+    assert f"{value['mean'][0]:.4g}" in out
+    assert "evaluation.json" in out
+
+
+def test_protocol_options(run: Path) -> None:
+    few = evaluated(run, "--tasks=7", "--steps=3", "--task-seed=9", "--shots=20")
+    assert (few["tasks"], few["steps"], few["task_seed"]) == (7, 3, 9)
+    assert few["variants"]["shots"] == 20
+    more = evaluated(run, "--tasks=7", "--steps=5", "--task-seed=9", "--shots=20")
+    assert more["per_task"][:4] == few["per_task"]
+    other = evaluated(run, "--tasks=7", "--steps=3", "--task-seed=8", "--shots=20")
+    assert other["per_task"] != few["per_task"]
+
+
+def test_another_protocol_leaves_the_default_file_alone(run: Path) -> None:
+    succeed("evaluate", str(run), "--tasks=7", "--last")
+    assert not (run / "evaluation.json").exists()
+    assert (run / "evaluation-tasks-7-last.json").exists()
+
+
+def test_best_and_last(run: Path) -> None:
+    best = json.loads((run / "best.json").read_text())["iteration"]
+    assert evaluated(run, "--tasks=5")["iteration"] == best
+    assert evaluated(run, "--tasks=5", "--last")["iteration"] == 20
+
+
+def test_evaluation_changes_nothing_else(run: Path) -> None:
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    evaluated(run, "--tasks=5")
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_compare_with_itself_is_zero(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    value = evaluated(run, "--tasks=9", "--steps=2", "--compare", str(run), str(run))
+    for difference in value["variants"]["compare"]:
+        assert difference["mean"] == difference["low"] == difference["high"] == [0, 0, 0]
+    assert "minus" in capsys.readouterr().out
+
+
+def test_compare_is_paired_and_covers() -> None:
+    """Tasks differ by far more than methods: only a paired interval sees the difference."""
+    rng = np.random.default_rng(0)
+    tasks = rng.normal(0, 10, 200)
+    effect = rng.normal(0.5, 1, 200)
+
+    def evaluation(values: np.ndarray) -> dict[str, Any]:
+        head = dict.fromkeys(FIELDS, "x") | {"steps": 0, "tasks": 200}
+        return head | {"per_task": [values.tolist()]}
+
+    found = compare(evaluation(tasks + effect), evaluation(tasks))
+    half = 1.96 * effect.std(ddof=1) / np.sqrt(200)
+    assert found["mean"][0] == pytest.approx(effect.mean())
+    assert found["low"][0] == pytest.approx(effect.mean() - half, abs=0.2 * half)
+    assert found["high"][0] == pytest.approx(effect.mean() + half, abs=0.2 * half)
+    shuffled = compare(evaluation(tasks + effect), evaluation(rng.permutation(tasks)))
+    assert shuffled["high"][0] - shuffled["low"][0] > 5 * (found["high"][0] - found["low"][0])
+
+
+def test_missing_numbers_are_null() -> None:
+    head = dict.fromkeys(FIELDS, "x") | {"steps": 1, "tasks": 2}
+    whole = head | {"per_task": [[1.0, 2.0], [1.0, 2.0]]}
+    holed = head | {"per_task": [[1.0, 2.0], [1.0, None]]}
+    found = compare(whole, holed)
+    assert (found["mean"], found["low"][1], found["high"][1]) == ([0.0, None], None, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "naming"),
+    [
+        (["--tasks=0"], "--tasks"),
+        (["--tasks=1000000000"], "--tasks"),
+        (["--steps=none"], "--steps"),
+        (["--out=nowhere/x.json"], "--out"),
+        (["--compare", "nowhere"], "nowhere"),
+        (["--episodes=3"], "--episodes"),
+    ],
+)
+def test_bad_options_are_one_line(
+    run: Path, options: list[str], naming: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(run.rglob("*"))
+    assert naming in refuse(capfd, 2, "evaluate", str(run), *options)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_run_without_a_checkpoint(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(run / "checkpoints")
+    (run / "best.json").unlink()
+    assert "checkpoint" in refuse(capfd, 2, "evaluate", str(run))
+    assert "checkpoint" in refuse(capfd, 2, "report", str(run))
+
+
+def test_config_of_another_version(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(run)
+    run.mkdir()
+    (run / "config.json").write_text('{"experiment": "walking"}')
+    assert "walking" in refuse(capfd, 2, "evaluate", str(run))
+
+
+def test_damaged_checkpoints(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for params in run.glob("checkpoints/*/params.npz"):
+        params.write_bytes(b"no")
+    assert "params.npz" in refuse(capfd, 3, "evaluate", str(run))
+
+
+def test_report_is_one_self_contained_page(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    succeed("report", str(run))
+    page = (run / "report" / "index.html").read_text()
+    assert str(run / "report" / "index.html") in capsys.readouterr().out
+    names = ("adaptation", "fits", "learning")
+    for name in names:
+        assert (run / "report" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (run / "report" / f"{name}.csv").read_text().count("\n") > 2
+    assert page.count("data:image/png;base64,") == 2 * len(names)
+    assert re.findall(r'(?:src|href|srcset)="(?!data:)', page) == []
+    assert "http" not in page
+    assert "prefers-color-scheme: dark" in page
+    assert (run / "evaluation.json").exists()
+
+
+def test_report_draws_the_evaluation_that_is_there(run: Path) -> None:
+    succeed("evaluate", str(run))
+    value = json.loads((run / "evaluation.json").read_text())
+    value["mean"][1] = 123.0
+    (run / "evaluation.json").write_text(json.dumps(value))
+    succeed("report", str(run))
+    assert ",1,123.0," in (run / "report" / "adaptation.csv").read_text()
+
+
+def test_report_of_several_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Path(shutil.copytree(run, run.parent / "other"))
+    monkeypatch.chdir(run.parent)
+    succeed("report", str(run), str(other))
+    rows = (run.parent / "report" / "adaptation.csv").read_text()
+    assert "run,0," in rows
+    assert "other,0," in rows
+    succeed("report", str(run), str(other), "--out=elsewhere")
+    assert (run.parent / "elsewhere" / "index.html").exists()
+
+
+def test_report_into_a_file_is_refused(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "--out" in refuse(capfd, 2, "report", str(run), f"--out={run / 'config.json'}")
+
+
+def test_run_named_twice_is_refused(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run), str(run)]) == 2
+    assert "twice" in capfd.readouterr().err
+
+
+def test_colours_differ_for_every_eye() -> None:
+    """Lightness differs between neighbours in the order of drawing."""
+    light = [
+        sum(w * int(c[i : i + 2], 16) for w, i in ((0.3, 1), (0.59, 3), (0.11, 5))) for c in COLOURS
+    ]
+    assert all(abs(a - b) > 20 for a, b in itertools.pairwise(light))

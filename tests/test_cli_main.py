@@ -1,0 +1,173 @@
+"""The command itself: what is found before anything heavy, and bad input in one line."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import refuse
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from metarl_experiments.__main__ import COMMANDS, main
+from metarl_experiments.catalog import EXPERIMENTS
+
+METARL = [sys.executable, "-m", "metarl_experiments"]
+
+
+def run(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*METARL, *argv], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("argv", "seconds"), [(["--help"], 0.5), (["list"], 1.0)])
+def test_answers_fast(argv: list[str], seconds: float) -> None:
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert run(*argv).returncode == 0
+        times.append(time.monotonic() - began)
+    assert min(times) < seconds
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["list"]])
+def test_imports_nothing_heavy(argv: list[str]) -> None:
+    code = (
+        "import sys; from metarl_experiments.__main__ import main; "
+        f"main({argv}); sys.exit(str({{'torch', 'tyro', 'matplotlib'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "set()"
+
+
+def test_presets_are_plain() -> None:
+    code = (
+        "import sys; from metarl_experiments.catalog import EXPERIMENTS; "
+        "[(e.configs().Config(), e.presets()) for e in EXPERIMENTS.values()]; "
+        "sys.exit(str({'torch', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "set()"
+
+
+def test_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"metarl {command}" in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert "usage: metarl" in capsys.readouterr().out
+
+
+def test_help_of_an_experiment_documents_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "sinusoid", "--help"]) == 0
+    out = capsys.readouterr().out
+    for option in ("--inner-lr", "--meta-batch", "--resume", "--from", "--minutes", "--seed"):
+        assert option in out
+    assert "tasks in an iteration" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "naming"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["list", "all"], "all"),
+        (["train"], "EXPERIMENT"),
+        (["train", "sinusiod"], "did you mean 'sinusoid'"),
+        (["train", "sinusoid", "twice"], "EXPERIMENT"),
+        (["train", "sinusoid", "--preset", "best"], "--preset"),
+        (["train", "sinusoid", "--inner-rate", "1"], "--inner-rate"),
+        (["train", "sinusoid", "--inner-lr", "fast"], "--inner-lr"),
+        (["train", "sinusoid", "--inner-lr", "nan"], "--inner-lr"),
+        (["train", "sinusoid", "--inner-lr=inf"], "--inner-lr"),
+        (["train", "sinusoid", "--inner-lr", "-1"], "--inner-lr"),
+        (["train", "sinusoid", "--meta-batch", "0"], "--meta-batch"),
+        (["train", "sinusoid", "--meta-batch", "1e3"], "--meta-batch"),
+        (["train", "sinusoid", "--iterations", "10" * 30], "--iterations"),
+        (["train", "sinusoid", "--hidden", "40", "0"], "--hidden"),
+        (["train", "sinusoid", "--learned-lr", "all"], "--learned-lr"),
+        (["train", "sinusoid", "--learned-lr", "tensor", "--inner-steps", "0"], "--learned-lr"),
+        (["train", "sinusoid", "--seed"], "--seed"),
+        (["train", "sinusoid", "--seed", ""], "--seed"),
+        (["train", "sinusoid", "--seed", "1", "--seed=2"], "--seed"),
+        (["train", "sinusoid", "--minutes", "0"], "--minutes"),
+        (["train", "sinusoid", "--out", "a\0b"], "NUL"),
+        (["train", "sinusoid", "--device", "tpu"], "--device"),
+        (["train", "sinusoid", "--mapping", "loop"], "mapping"),
+        (["train", "sinusoid", "--mapping", "vmap+compile"], "--mapping"),
+        (["train", "sinusoid", "--from", "nowhere"], "nowhere"),
+        (["train", "sinusoid", "--resume"], "--resume"),
+        (["train", "sinusoid", "--out", "nowhere", "--resume"], "nowhere"),
+        (["train", "sinusoid", "--from", "x", "--resume", "--out", "nowhere"], "nowhere"),
+        (["evaluate"], "RUN"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["evaluate", "one", "two"], "RUN"),
+        (["report"], "RUN"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_creates_nothing(
+    argv: list[str],
+    naming: str,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refuse(capfd, 2, *argv)
+    assert line.startswith("metarl")
+    assert naming in line
+    assert list(tmp_path.iterdir()) == []
+
+
+WORDS = st.sampled_from(
+    [
+        *("train", "evaluate", "report", "list", "sinusoid", "nowhere", "../x", "", "-", "--"),
+        *("--seed", "--out", "--iterations", "--inner-lr", "--resume", "--from", "--preset"),
+        *("--no-resume", "--hidden", "--device", "--compile", "--tasks", "--compare", "--last"),
+        *("nan", "-1", "0", "1e999", "9" * 40, "a\0b", "ä", "true", "[]", "{}", "--=", "---"),
+        *("--seed=", "--inner_lr=1", "--config.inner-lr=1", "--inner-lr=-0", "paper", "on"),
+    ]
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rest=st.lists(WORDS, max_size=6), bad=st.sampled_from(["--nope", "--seed=x", "--out=\0"]))
+def test_fuzzed_options_never_show_a_traceback(
+    rest: list[str],
+    bad: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Each command line holds something bad, so that none of them trains."""
+    monkeypatch.chdir(tmp_path)
+    capfd.readouterr()
+    status = main(["train", "sinusoid", *rest, bad])
+    err = capfd.readouterr().err
+    assert status == 2, (rest, err)
+    assert len(err.splitlines()) == 1, err
+    assert os.listdir(tmp_path) == []
+
+
+def test_internal_error_shows_its_traceback(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import metarl_experiments.commands.list as module
+
+    def broken(_: list[str]) -> int:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(module, "run", broken)
+    assert main(["list"]) == 1
+    assert "Traceback" in capfd.readouterr().err

@@ -1,0 +1,183 @@
+"""`metarl train` end to end, on the sinusoid."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import SMALL, final_bytes, refuse, succeed, train_small
+
+from metarl.runs import load_checkpoint, read_config, read_metrics
+from metarl_experiments.__main__ import main
+
+
+def test_run_directory_holds_what_it_should(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = train_small(tmp_path / "run")
+    names = {path.name for path in run.iterdir()}
+    assert {"config.json", "metrics.jsonl", "checkpoints", "best.json"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    lines = read_metrics(run / "metrics.jsonl")
+    assert [line["iteration"] for line in lines] == [5, 10, 15, 20]
+    assert {"loss_before", "loss_after", "gradient_norm", "seconds.iteration"} <= set(lines[0])
+    assert "validation.loss_after" in lines[1]
+    config = read_config(run)
+    assert config["machine"] == {
+        "device": "cpu",
+        "dtype": "float32",
+        "threads": 1,
+        "mapping": "vmap",
+        "compile": "off",
+    }
+    out = capfd.readouterr().out
+    assert "20/20" in out
+    assert "loss" in out
+    assert "it/s" in out
+    assert "ETA" in out
+
+
+def test_default_directories_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        succeed("train", "sinusoid", "--seed=3", *SMALL)
+    assert sorted(os.listdir("runs/sinusoid")) == ["seed-3", "seed-3-2"]
+    runs = [Path("runs/sinusoid", name) for name in ("seed-3", "seed-3-2")]
+    assert final_bytes(runs[0]) == final_bytes(runs[1])
+
+
+def test_seeds_differ(tmp_path: Path) -> None:
+    runs = [train_small(tmp_path / seed, f"--seed={seed}") for seed in "01"]
+    assert final_bytes(runs[0]) != final_bytes(runs[1])
+
+
+@pytest.mark.parametrize("options", [[], ["--learned-lr=tensor"], ["--inner-steps=0"]])
+def test_longer_by_resuming_is_the_same(tmp_path: Path, options: list[str]) -> None:
+    whole = train_small(tmp_path / "whole", *options)
+    parts = tmp_path / "parts"
+    succeed(
+        "train", "sinusoid", f"--out={parts}", *options, *SMALL[:1], "--iterations=10", *SMALL[2:]
+    )
+    succeed("train", "sinusoid", f"--out={parts}", "--resume", "--iterations", "20")
+    assert final_bytes(whole) == final_bytes(parts)
+
+    def timeless(run: Path) -> list[dict[str, object]]:
+        lines = read_metrics(run / "metrics.jsonl")
+        return [{k: v for k, v in x.items() if not k.startswith("seconds")} for x in lines]
+
+    assert timeless(whole) == timeless(parts)
+
+
+def test_directory_with_a_run_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = train_small(tmp_path / "run")
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    capfd.readouterr()
+    assert main(["train", "sinusoid", f"--out={run}", *SMALL]) == 2
+    assert "--resume" in capfd.readouterr().err
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "option", ["--inner-lr=0.5", "--seed=4", "--threads=2", "--preset=paper", "--compile=on"]
+)
+def test_resumed_run_keeps_its_config(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], option: str
+) -> None:
+    run = train_small(tmp_path / "run")
+    line = refuse(capfd, 2, "train", "sinusoid", f"--out={run}", "--resume", option)
+    assert option.partition("=")[0] in line
+
+
+def test_same_options_again_resume(tmp_path: Path) -> None:
+    run = train_small(tmp_path / "run", "--inner-lr=0.02")
+    succeed("train", "sinusoid", f"--out={run}", *SMALL, "--inner-lr=0.02", "--resume")
+
+
+def test_from_begins_with_the_parameters_of_a_checkpoint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one = train_small(tmp_path / "one")
+    checkpoint = one / "checkpoints" / "00000020"
+    two = tmp_path / "two"
+    budget = ["--compile=off", "--iterations=1", "--seed=5"]
+    succeed("train", "sinusoid", f"--out={two}", f"--from={checkpoint}", *budget)
+    start = load_checkpoint(two / "checkpoints" / "00000000")
+    assert start.params.keys() == load_checkpoint(checkpoint).params.keys()
+    for name, value in load_checkpoint(checkpoint).params.items():
+        assert (start.params[name] == value).all()
+    argv = ["train", "sinusoid", f"--out={tmp_path / 'three'}", f"--from={checkpoint}"]
+    assert "--from" in refuse(capfd, 2, *argv, "--hidden", "8")
+    assert not (tmp_path / "three").exists()
+
+
+def test_damaged_from_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = train_small(tmp_path / "run")
+    checkpoint = run / "checkpoints" / "00000020"
+    params = checkpoint / "params.npz"
+    params.write_bytes(params.read_bytes()[:-9])
+    out = tmp_path / "new"
+    line = refuse(capfd, 3, "train", "sinusoid", f"--out={out}", f"--from={checkpoint}")
+    assert "params.npz" in line
+    assert not out.exists()
+
+
+def test_non_finite_training_exits_5(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    budget = ["--compile=off", "--meta-batch=2", "--iterations=300"]
+    argv = ["train", "sinusoid", f"--out={run}", *budget, "--lr=100", "--inner-lr=100"]
+    assert main(argv) == 5
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    assert "not finite" in err
+    assert "task" in err
+    assert list((run / "failures").glob("*.npz"))
+
+
+def test_interrupted_from_outside_resumes_bit_for_bit(tmp_path: Path) -> None:
+    options = [*SMALL[:1], "--iterations=400", *SMALL[2:]]
+    whole = tmp_path / "whole"
+    succeed("train", "sinusoid", f"--out={whole}", *options)
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "metarl_experiments", "train", "sinusoid", f"--out={run}"]
+    child = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = run / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size > 0):
+        assert child.poll() is None
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=10)
+    assert child.returncode == 130, err
+    assert "--resume" in err
+    assert f"--out {run}" in err
+    assert len(err.splitlines()) == 1
+    succeed("train", "sinusoid", f"--out={run}", "--resume")
+    assert final_bytes(run) == final_bytes(whole)
+
+
+@pytest.mark.slow
+def test_compiled_step_trains_like_the_eager_one(tmp_path: Path) -> None:
+    eager = train_small(tmp_path / "eager")
+    compiled = tmp_path / "compiled"
+    succeed("train", "sinusoid", f"--out={compiled}", "--compile=on", *SMALL[1:])
+    assert read_config(compiled)["machine"]["compile"] == "on"
+    losses = [
+        [line["loss_after"] for line in read_metrics(run / "metrics.jsonl")]
+        for run in (eager, compiled)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_config_json_is_the_whole_config(tmp_path: Path) -> None:
+    run = train_small(tmp_path / "run", "--preset=paper")
+    config = json.loads((run / "config.json").read_text())
+    assert config["experiment"] == "sinusoid"
+    assert config["preset"] == "paper"
+    assert config["config"]["inner_lr"] == 0.01
+    assert config["config"]["meta_batch"] == 2
+    assert config["versions"]["torch"]
