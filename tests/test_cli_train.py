@@ -55,13 +55,14 @@ def test_seeds_differ(tmp_path: Path) -> None:
     assert final_bytes(runs[0]) != final_bytes(runs[1])
 
 
-@pytest.mark.parametrize("options", [[], ["--learned-lr=tensor"], ["--inner-steps=0"]])
+@pytest.mark.parametrize("options", [[], ["--learned-lr=element"], ["--preset=pretrained"]])
 def test_longer_by_resuming_is_the_same(tmp_path: Path, options: list[str]) -> None:
+    # The cosine depends on where it ends.
+    options = [*options, "--lr-decay=none"]
     whole = train_small(tmp_path / "whole", *options)
     parts = tmp_path / "parts"
-    succeed(
-        "train", "sinusoid", f"--out={parts}", *options, *SMALL[:1], "--iterations=10", *SMALL[2:]
-    )
+    half = ["--iterations=10" if x.startswith("--iterations") else x for x in SMALL]
+    succeed("train", "sinusoid", f"--out={parts}", *options, *half)
     succeed("train", "sinusoid", f"--out={parts}", "--resume", "--iterations", "20")
     assert final_bytes(whole) == final_bytes(parts)
 

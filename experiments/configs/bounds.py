@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-
 # Fields whose own fields stand on the command line without a prefix.
 UNPREFIXED = ("config", "protocol")
 
