@@ -159,4 +159,4 @@ def _load_forward_mode() -> None:
     # torch loads its rules for it on first use, with a warning that it deprecates torch.jit.
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore", DeprecationWarning)
-        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
