@@ -203,21 +203,25 @@ class Run:
         write_checkpoint(parent, snapshot, config=self.config, best=best)
 
     def _tidy(self) -> None:
-        """Make best.json name the best, then remove the checkpoints nobody needs any more."""
+        """Remove the checkpoints nobody needs any more, then make best.json name the best.
+
+        In this order, since on a full disk the first makes room for the second; the checkpoint
+        that an outdated best.json names is still among those the last two name.
+        """
         newest = sorted(self._saved)[-2:]
         kept = {*newest, *(best.iteration for n in newest if (best := self._saved[n]))}
         view = self.path / BEST
         try:
             with files.saving(view):
-                if self.best is None:
-                    view.unlink(missing_ok=True)
-                else:
-                    text = documents.dumps(self.best._asdict(), BEST)
-                    if not view.exists() or files.read(view) != text:
-                        files.replace(view, text)
                 for iteration in sorted({*self._saved} - kept):
                     files.remove_tree(self.path / CHECKPOINTS / directory_name(iteration))
                     del self._saved[iteration]
+                if self.best is None:
+                    view.unlink(missing_ok=True)
+                    return
+                text = documents.dumps(self.best._asdict(), BEST)
+                if not view.exists() or files.read(view) != text:
+                    files.replace(view, text)
         except SaveError as error:  # the checkpoint itself is safe; this is done again next time
             warnings.warn(f"{error}", RunWarning, stacklevel=4)
 

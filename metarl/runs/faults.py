@@ -14,7 +14,7 @@ SAVE_POINTS = (
     "save:state",
     "save:manifest",  # everything is whole under the temporary name
     "save:renamed",  # under its final name; the parent directory is not yet synced
-    "save:best",  # acknowledged; best.json not yet rewritten
+    "save:best",  # durable; old checkpoints and best.json not yet seen to
     "save:removing",  # an old checkpoint renamed, not yet removed
 )
 POINTS = (
