@@ -15,6 +15,8 @@ COMMANDS = {
     "train": "meta-train an experiment into a run directory",
     "evaluate": "adaptation curves of a run on held-out tasks",
     "report": "figures and one self-contained page",
+    "check": "whether an environment keeps the contract that training needs",
+    "download": "fetch a data set from its official place",
 }
 HELP = """usage: metarl COMMAND ...
 
@@ -24,6 +26,8 @@ HELP = """usage: metarl COMMAND ...
   metarl evaluate RUN [--tasks N] [--steps K] [--task-seed S] [--last] [--compare RUN ...]
                       [--out FILE.json]
   metarl report RUN [RUN ...] [--out DIR]
+  metarl check ENVIRONMENT
+  metarl download DATASET [--data DIR]
 
 `metarl COMMAND --help` lists a command's options, `metarl train EXPERIMENT --help` those of an
 experiment. Exit status: 0 done, 1 internal error, 2 bad input, 3 no checkpoint verifies, 4 could
