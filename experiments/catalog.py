@@ -42,7 +42,16 @@ class Experiment:
         return package_data("presets", self.name)
 
 
-_EXPERIMENTS = (Experiment("sinusoid", "sinusoid", "regress A sin(x - phase) from 5 to 20 points"),)
+_EXPERIMENTS = (
+    Experiment("sinusoid", "sinusoid", "regress A sin(x - phase) from 5 to 20 points"),
+    Experiment("navigation", "rl", "move a point to a goal it cannot see", 1.5),
+    Experiment("cheetah-velocity", "rl", "run at a goal velocity", 5.0),
+    Experiment("cheetah-direction", "rl", "run forwards or backwards", 5.0),
+    Experiment("ant-velocity", "rl", "walk on four legs at a goal velocity", 60.0),
+    Experiment("ant-direction", "rl", "walk on four legs forwards or backwards", 180.0),
+    Experiment("ant-goal", "rl", "walk on four legs to a goal position", 60.0),
+    Experiment("maml", "rl", "any gymnasium environment with tasks (--env.id)"),
+)
 EXPERIMENTS = {experiment.name: experiment for experiment in _EXPERIMENTS}
 
 

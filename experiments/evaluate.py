@@ -100,7 +100,7 @@ def evaluate(loaded: Loaded, options: Any) -> dict[str, Any]:
         "run": str(loaded.record.path),
         "iteration": loaded.record.snapshot.iteration,
         "metric": result.metric,
-        "task_seed": options.task_seed,
+        "task_seed": options.task_seed if result.task_seed is None else result.task_seed,
         "tasks": result.per_task.shape[1],
         "steps": len(result.per_task) - 1,
         **mean_and_ci95(result.per_task),

@@ -36,11 +36,13 @@ class Evaluation(NamedTuple):
         metric: ``"loss"``, ``"return"`` or ``"accuracy"`` (a fraction).
         per_task: (K + 1, task) the metric after k = 0..K steps; 0 is the unadapted model.
         variants: further numbers, by name, as JSON.
+        task_seed: what the tasks were drawn with, where the options leave it open.
     """
 
     metric: str
     per_task: np.ndarray
     variants: dict[str, Any]
+    task_seed: int | str | None = None
 
 
 class Learner(Protocol):

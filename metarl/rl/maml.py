@@ -18,7 +18,7 @@ from metarl.rl.batches import Batch, MetaBatch, make_batch
 from metarl.rl.clock import Clock
 from metarl.rl.distributions import Gaussian
 from metarl.rl.objectives import PolicyObjectives
-from metarl.rl.rollout import Rollout, mean_return
+from metarl.rl.rollout import Rollout, mean_return, merge_tasks
 from metarl.rl.sampler import Sampler
 from metarl.rl.surrogates import leave_one_out
 from metarl.rl.updates import old_policy
@@ -98,6 +98,7 @@ def collect_meta_batch(
     inner_steps: int,
     weighting: Weighting,
     seed: int,
+    mixed: int = 1,
     mapping: str = "auto",
     clock: Clock,
 ) -> Collected:
@@ -113,6 +114,8 @@ def collect_meta_batch(
         inner_steps: K.
         weighting: rewards to weights.
         seed: keys all sampling noise of this iteration.
+        mixed: so many consecutive tasks make one batch: a single policy for all of them, which
+            cannot adapt (``inner_steps`` 0).
         mapping: of the adaptation.
         clock: collects ``sample`` and ``adapt``.
 
@@ -127,6 +130,7 @@ def collect_meta_batch(
     for k in range(inner_steps + 1):
         with clock("sample"):
             rollout, counts = sampler.collect(policy, path[-1], seed=seed_of(seed, "rollout", k))
+        rollout = merge_tasks(rollout, mixed)
         rollouts.append(rollout)
         env_steps += counts.env_steps
         invalid += counts.invalid_episodes
@@ -160,6 +164,7 @@ def meta_step(
     inner_steps: int,
     weighting: Weighting,
     seed: int,
+    mixed: int = 1,
     mapping: str = "auto",
 ) -> tuple[Params, dict[str, float]]:
     """One meta-iteration: the whole flow of MAML for policies (Finn et al. 2017, algorithm 3).
@@ -189,6 +194,7 @@ def meta_step(
         inner_steps=inner_steps,
         weighting=weighting,
         seed=seed,
+        mixed=mixed,
         mapping=mapping,
         clock=clock,
     )

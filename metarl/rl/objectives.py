@@ -131,14 +131,17 @@ def policy_objectives(
 
         # J' M J v: the KL's gradient is zero here, so its Hessian needs no derivative of J.
         here, pull_back = torch.func.vjp(policy, theta)
-        _, tangent = torch.func.jvp(policy, (theta,), (v,))
         here = type(here)(*(x.detach() for x in here))
 
-        def mean_kl(q: Distribution) -> Tensor:
-            return _mean(kl(here, q), data.query.mask)
+        def slope(q: Distribution) -> Distribution:
+            return torch.func.grad(lambda q: _mean(kl(here, q), data.query.mask))(q)
 
-        _, slope = torch.func.jvp(torch.func.grad(mean_kl), (here,), (tangent,))
-        product: Params = pull_back(slope)[0]
+        # Pull-backs are linear, and pulling back through one pushes forward: compilers and
+        # mappings support this for every operation, unlike forward-mode differentiation.
+        zeros = type(here)(*(torch.zeros_like(x) for x in here))
+        _, push = torch.func.vjp(lambda u: pull_back(u)[0], zeros)
+        _, metric = torch.func.vjp(slope, here)
+        product: Params = pull_back(metric(push(v)[0])[0])[0]
         return product
 
     return PolicyObjectives(inner_loss, policies, surrogate, clipped, fisher)

@@ -71,6 +71,13 @@ def map_rollout(fn: Callable[[Tensor], Tensor], rollout: Rollout) -> Rollout:
     return Rollout(**mapped, distribution=type(distribution)(*map(fn, distribution)))
 
 
+def merge_tasks(rollout: Rollout, count: int) -> Rollout:
+    """Put the episodes of every ``count`` consecutive tasks into one task."""
+    if count == 1:
+        return rollout
+    return map_rollout(lambda x: x.reshape(-1, count * x.shape[1], *x.shape[2:]), rollout)
+
+
 def check_finite(rollout: Rollout, episodes: int) -> None:
     """Refuse non-finite observations, actions and rewards of ``(row, time, ...)`` episodes.
 

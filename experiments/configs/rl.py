@@ -1,0 +1,134 @@
+"""Configuration of meta-policies (Finn, Abbeel, Levine 2017, section 5.3)."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from .bounds import Range
+
+# As many as there are: physics and chains of tasks keep every core busy.
+THREADS = 1024
+
+Count = Annotated[int, Range(1, 10**9)]
+Size = Annotated[int, Range(1, 100_000)]
+Steps = Annotated[int, Range(0, 100)]
+Rate = Annotated[float, Range(0, 100)]
+Fraction = Annotated[float, Range(0, 1)]
+Positive = Annotated[float, Range(0, 1e6, above=True)]
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment.
+
+    Attributes:
+        id: gymnasium id, as package_of_yours:MyTask-v0 for one that `metarl check` passes.
+        physics: of metarl's own environments: paper (2017) or gym (gymnasium's v5).
+        horizon: most steps of an episode.
+        task_range: low and high of the task distribution; the environment's own by default.
+        sparse: sparse rewards (navigation).
+        workers: processes that step an environment without a vector environment of its own; 0
+            steps it in this process.
+    """
+
+    id: str = "metarl/HalfCheetahVelocity-v0"
+    physics: Literal["paper", "gym"] = "paper"
+    horizon: Size = 200
+    task_range: tuple[float, float] | None = None
+    sparse: bool = False
+    workers: Annotated[int, Range(0, 1024)] = 0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Meta-policies by gradient-based adaptation.
+
+    Attributes:
+        env: the environment.
+        iterations: meta-updates.
+        meta_batch: tasks in an iteration.
+        episodes: per task, before each inner step and after the last.
+        inner_steps: policy-gradient steps in training; 0 trains one policy on all tasks mixed.
+        inner_lr: step size alpha of the inner loop; where it starts if it is learned.
+        learned_lr: whether step sizes are learned: no, one per tensor, one per element (Meta-SGD).
+        lr_per_step: separate learned step sizes for each inner step (LSLR).
+        first_order: drop second derivatives (FOMAML).
+        adapted: parameters that adapt: all, or the last layer and the log-std (ANIL).
+        inner_surrogate: loglik (the paper's code), lvc (curvature exact at horizon 1), dice.
+        sampling_correction: emaml adds how the support samples depend on theta; with loglik only.
+        observe_task: append the task to the observation (the oracle).
+        update: trpo, promp or adam.
+        max_kl: trust region of trpo, and the inner KL that promp aims at.
+        fisher_fraction: of the time steps that trpo's Fisher products see.
+        lr: step size of Adam, for promp and adam.
+        lr_decay: none, or cosine to zero over the iterations; of max_kl under trpo.
+        epochs: of promp.
+        clip: ratio bound of promp.
+        discount: gamma.
+        gae_lambda: lambda of the generalised advantage estimator.
+        bootstrap_time_limit: value the state at the time limit instead of 0.
+        hidden: widths of the policy's hidden layers.
+        activation: between them.
+        init_std: standard deviation of the actions at the start.
+        min_std: its floor.
+        later_lr_factor: step sizes beyond the trained steps, as a multiple of the last trained one.
+        evaluation_lr: first step size in evaluations of untrained inner loops; inner_lr by default.
+        evaluation_steps: K of the evaluation.
+        evaluation_episodes: per task before each step of the evaluation; episodes by default.
+        log_every: iterations in a metrics record.
+        validate_every: iterations between validations.
+        validation_tasks: fixed tasks of each validation.
+    """
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    iterations: Count = 500
+    meta_batch: Size = 40
+    episodes: Size = 20
+    inner_steps: Steps = 1
+    inner_lr: Rate = 0.1
+    learned_lr: Literal["no", "tensor", "element"] = "no"
+    lr_per_step: bool = False
+    first_order: bool = False
+    adapted: Literal["all", "head"] = "all"
+    inner_surrogate: Literal["loglik", "lvc", "dice"] = "loglik"
+    sampling_correction: Literal["off", "emaml"] = "off"
+    observe_task: bool = False
+    update: Literal["trpo", "promp", "adam"] = "trpo"
+    max_kl: Positive = 0.01
+    fisher_fraction: Annotated[float, Range(0, 1, above=True)] = 0.1
+    lr: Positive = 1e-3
+    lr_decay: Literal["none", "cosine"] = "none"
+    epochs: Annotated[int, Range(1, 1000)] = 5
+    clip: Annotated[float, Range(0, 1, above=True)] = 0.3
+    discount: Fraction = 0.99
+    gae_lambda: Fraction = 1.0
+    bootstrap_time_limit: bool = False
+    hidden: tuple[Annotated[int, Range(1, 10_000)], ...] = (100, 100)
+    activation: Literal["relu", "tanh"] = "relu"
+    init_std: Positive = 1.0
+    min_std: Positive = 1e-6
+    later_lr_factor: Rate = 0.5
+    evaluation_lr: Rate | None = None
+    evaluation_steps: Steps = 3
+    evaluation_episodes: Size | None = None
+    log_every: Count = 1
+    validate_every: Count = 25
+    validation_tasks: Size = 40
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Protocol of the paper: its 40 goals, fresh rollouts (stochastic policy) before each step.
+
+    Attributes:
+        tasks: held-out tasks; all of the paper's by default, else 40.
+        steps: gradient steps; the preset's evaluation_steps by default.
+        episodes: per task before each step; the preset's by default.
+        task_seed: paper for the paper's goals, or a number for fresh tasks from the test stream.
+        task_range: low and high of the task distribution, for fresh tasks.
+    """
+
+    tasks: Size | None = None
+    steps: Steps | None = None
+    episodes: Size | None = None
+    task_seed: int | Literal["paper"] = "paper"
+    task_range: tuple[float, float] | None = None

@@ -1,0 +1,277 @@
+"""Meta-policies: what one meta-iteration is, how it is validated and evaluated."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+import metarl
+from metarl.errors import InputError
+from metarl.rl.clock import Clock
+from metarl.rl.maml import Collected, Weighting, collect_meta_batch, meta_step
+from metarl.rl.objectives import policy_objectives
+from metarl.rl.sampler import Sampler
+from metarl.rl.updates import adam_update, promp_update, trpo_update
+
+from .configs.rl import Config, EvaluateOptions
+from .environments import make_policy, make_sampler, paper_tasks
+from .family import Evaluation, Metrics, State
+from .machine import Machine
+
+VALIDATION_SEED = 0
+Tasks = Sequence[dict[str, Any]]
+
+
+def build(config: Config, machine: Machine) -> "PolicyLearner":
+    """Learner of the configuration; nothing is compiled yet."""
+    return PolicyLearner(config, machine)
+
+
+class PolicyLearner:
+    """The `Learner` of meta-policies; see `metarl_experiments.family`."""
+
+    shown = ("return_before", "return_after")
+    criterion = "return_after"
+    higher_is_better = True
+
+    def __init__(self, config: Config, machine: Machine) -> None:
+        _check(config)
+        self.config = config
+        self.machine = machine
+        self.mapping = machine.mapping + ("+compile" if machine.compiled else "")
+        self.sampler = functools.lru_cache(maxsize=2)(self._sampler)
+        # One policy on all tasks mixed plays a fresh task in every episode.
+        self.mixed = config.episodes if config.inner_steps == 0 else 1
+        self.rows = (config.meta_batch * self.mixed, config.episodes // self.mixed)
+        self.policy = self._policy(0)
+        _, self.apply = metarl.from_module(self.policy)
+        self.inner = metarl.InnerLoop(
+            config.inner_lr,
+            config.first_order,
+            adapted=None if config.adapted == "all" else _in_head(len(config.hidden)),
+        )
+        self.objectives = policy_objectives(
+            self.apply,
+            self.inner,
+            inner_surrogate=config.inner_surrogate,
+            sampling_correction=config.sampling_correction,
+            clip=config.clip,
+        )
+        self.weighting = Weighting(config.discount, config.gae_lambda, config.bootstrap_time_limit)
+
+    def _sampler(
+        self, tasks: int, episodes: int, task_range: tuple[float, float] | None = None
+    ) -> Sampler:
+        env = self.config.env
+        if task_range is not None:
+            env = type(env)(**{**vars(env), "task_range": task_range})
+        return make_sampler(
+            env,
+            tasks=tasks,
+            episodes=episodes,
+            observe_task=self.config.observe_task,
+            threads=self.machine.threads,
+        )
+
+    def _policy(self, seed: int) -> torch.nn.Module:
+        generator = metarl.torch_stream(seed, "initial-weights")
+        policy = make_policy(self.config, self.sampler(*self.rows), generator)
+        return policy.to(device=self.machine.device, dtype=self.machine.torch_dtype)
+
+    def init(self, seed: int) -> State:
+        """Weights, perhaps learned step sizes, and Adam where it is the meta-optimiser."""
+        config = self.config
+        params, _ = metarl.from_module(self._policy(seed))
+        if config.learned_lr != "no":
+            adapted = self.inner.adapted or (lambda name: True)
+            params |= metarl.learned_rates(
+                {name: p for name, p in params.items() if adapted(name)},
+                config.inner_lr,
+                per=config.learned_lr,
+                steps=config.inner_steps if config.lr_per_step else None,
+            )
+        if config.update == "trpo":
+            return State(params, None, {"seed": seed})
+        optimizer = torch.optim.Adam(params.values(), lr=config.lr)
+        return State(params, optimizer, {"seed": seed, "penalty": 5e-4})
+
+    def step(self, state: State, iteration: int) -> Metrics:
+        """One meta-iteration: sample, adapt, sample, update."""
+        config = self.config
+        seed = state.extra["seed"]
+        sampler = self.sampler(*self.rows)
+        rng = metarl.stream(seed, "train-tasks", iteration)
+        theta, metrics = meta_step(
+            state.params,
+            functools.partial(self._update, state, iteration),
+            policy=self.policy,
+            objectives=self.objectives,
+            sampler=sampler,
+            tasks=sampler.sample_tasks(self.rows[0], rng),
+            inner=self.inner,
+            inner_steps=config.inner_steps,
+            weighting=self.weighting,
+            seed=metarl.seed_of(seed, "train-rollouts", iteration),
+            mixed=self.mixed,
+            mapping=self.mapping,
+        )
+        with torch.no_grad():
+            for name, p in state.params.items():
+                if theta[name] is not p:
+                    p.copy_(theta[name])
+        return metrics
+
+    def _update(
+        self,
+        state: State,
+        iteration: int,
+        theta: metarl.Params,
+        data: Any,
+        clock: Clock,
+    ) -> tuple[metarl.Params, dict[str, float]]:
+        config = self.config
+        scale = 1.0
+        if config.lr_decay == "cosine":
+            scale = 0.5 * (1 + math.cos(math.pi * min(iteration / config.iterations, 1)))
+        shared = {"mapping": self.mapping, "clock": clock}
+        if config.update == "trpo":
+            return trpo_update(
+                self.objectives,
+                theta,
+                data,
+                max_kl=config.max_kl * max(scale, 0.01),
+                fisher_fraction=config.fisher_fraction,
+                generator=metarl.torch_stream(state.extra["seed"], "fisher", iteration),
+                **shared,
+            )
+        assert state.optimizer is not None
+        state.optimizer.param_groups[0]["lr"] = config.lr * scale
+        if config.update == "adam":
+            return theta, adam_update(self.objectives, theta, data, state.optimizer, **shared)
+        metrics, state.extra["penalty"] = promp_update(
+            self.objectives,
+            theta,
+            data,
+            state.optimizer,
+            epochs=config.epochs,
+            penalty=state.extra["penalty"],
+            target_kl=config.max_kl,
+            **shared,
+        )
+        return theta, metrics
+
+    def adapt(
+        self, params: metarl.Params, sampler: Sampler, tasks: Tasks, steps: int, seed: int
+    ) -> Collected:
+        """Act, take a gradient step, act again, ``steps`` times; also beyond the trained steps."""
+        config = self.config
+        first = config.inner_lr if config.evaluation_lr is None else config.evaluation_lr
+        model, inner = metarl.split_rates(params)[0], self.inner
+        if steps:
+            model, inner = metarl.extended_rates(
+                params,
+                metarl.InnerLoop(first, adapted=self.inner.adapted),
+                trained_steps=max(config.inner_steps, 1),
+                steps=steps,
+                factor=config.later_lr_factor,
+            )
+        return collect_meta_batch(
+            model,
+            policy=self.policy,
+            objectives=self.objectives,
+            sampler=sampler,
+            tasks=tasks,
+            inner=inner,
+            inner_steps=steps,
+            weighting=self.weighting,
+            seed=seed,
+            mapping=self.machine.mapping,
+            clock=Clock(),
+        )
+
+    def validate(self, state: State) -> Metrics:
+        """Returns before and after the trained number of steps, on fixed tasks."""
+        config = self.config
+        sampler = self.sampler(config.validation_tasks, config.episodes)
+        rng = metarl.stream(VALIDATION_SEED, "validation-tasks")
+        tasks = sampler.sample_tasks(config.validation_tasks, rng)
+        seed = metarl.seed_of(VALIDATION_SEED, "validation-rollouts")
+        returns = self.adapt(state.params, sampler, tasks, config.inner_steps, seed).returns()
+        return {
+            "return_before": float(returns[0].mean()),
+            "return_after": float(returns[-1].mean()),
+        }
+
+    def test_tasks(self, options: EvaluateOptions) -> tuple[list[dict[str, Any]], int | str]:
+        """The tasks of an evaluation, and what they were drawn with.
+
+        Raises:
+            InputError: more of the paper's tasks than it has, or from another range.
+        """
+        paper = paper_tasks(self.config.env) if options.task_seed == "paper" else None
+        if paper is not None:
+            if options.task_range is not None:
+                raise InputError("--task-range: the paper's goals are fixed; add --task-seed 0")
+            if options.tasks is not None and options.tasks > len(paper):
+                raise InputError(
+                    f"--tasks {options.tasks}: the paper has {len(paper)} goals; add --task-seed 0"
+                )
+            return paper[: options.tasks], "paper"
+        seed = 0 if options.task_seed == "paper" else int(options.task_seed)
+        rng = metarl.stream(seed, "test-tasks")
+        count = options.tasks or 40
+        return self.sampler(1, 1, options.task_range).sample_tasks(count, rng), seed
+
+    def evaluate(self, params: metarl.Params, options: EvaluateOptions) -> Evaluation:
+        """Adaptation curves by the paper's protocol, or on fresh tasks."""
+        config = self.config
+        tasks, drawn = self.test_tasks(options)
+        steps = config.evaluation_steps if options.steps is None else options.steps
+        episodes = options.episodes or config.evaluation_episodes or config.episodes
+        seed = 0 if drawn == "paper" else int(drawn)
+        collected = self.adapt(
+            params,
+            self.sampler(len(tasks), episodes),
+            tasks,
+            steps,
+            metarl.seed_of(seed, "test-rollouts"),
+        )
+        variants = {
+            "episodes": episodes,
+            "physics": config.env.physics,
+            "task": {name: [_plain(task[name]) for task in tasks] for name in tasks[0]},
+            "env_steps": collected.env_steps,
+            "invalid_episodes": collected.invalid_episodes,
+        }
+        returns = collected.returns().double().cpu().numpy()
+        return Evaluation("return", returns, variants, task_seed=drawn)
+
+
+def _check(config: Config) -> None:
+    if config.inner_steps == 0 and config.learned_lr != "no":
+        raise InputError("--learned-lr: no inner step is trained with --inner-steps 0")
+    if config.lr_per_step and config.learned_lr == "no":
+        raise InputError("--lr-per-step: goes with --learned-lr tensor or element")
+    if (
+        config.env.task_range is not None
+        and not config.env.task_range[0] < config.env.task_range[1]
+    ):
+        low, high = config.env.task_range
+        raise InputError(f"--env.task-range {low:g} {high:g}: low must be below high")
+
+
+def _in_head(hidden: int) -> Any:
+    """Whether a parameter belongs to the last layer of the policy or is its log-std."""
+    last = f"layers.{hidden}."
+
+    def adapted(name: str) -> bool:
+        return last in name or name == "log_std"
+
+    return adapted
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
