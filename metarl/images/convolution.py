@@ -44,8 +44,7 @@ def conv3x3_stride2(x: Tensor, weight: Tensor, grid: Grid) -> Tensor:
     Returns:
         ``(image * height' * width', out)`` on `output_grid`.
     """
-    y: Tensor = _patches(x, *grid) @ weight
-    return y
+    return _apply(_Patches, x, grid) @ weight
 
 
 def patches_stride2(images: Tensor) -> tuple[Tensor, Grid]:
@@ -60,21 +59,64 @@ def patches_stride2(images: Tensor) -> tuple[Tensor, Grid]:
     """
     count, channels, height, width = images.shape
     rows = images.movedim(1, -1).reshape(-1, channels)
-    return _patches(rows, count, height, width), output_grid((count, height, width))
+    grid = (count, height, width)
+    return _apply(_Patches, rows, grid), output_grid(grid)
 
 
-@torch.library.custom_op("metarl::patches_stride2", mutates_args=())
-def _patches(x: Tensor, images: int, height: int, width: int) -> Tensor:
+class _Patches(torch.autograd.Function):
     """``P(x)``: ``(image * height * width, C) -> (image * height' * width', 9 C)``."""
-    gather, _ = _plan((images, height, width), x.device)
-    return _sum_rows(x, gather).view(-1, 9 * x.shape[1])
+
+    @staticmethod
+    def forward(x: Tensor, grid: Grid) -> Tensor:
+        gather, _ = _plan(grid, x.device)
+        return _sum_rows(x, gather).view(-1, 9 * x.shape[1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Grid], output: Tensor) -> None:
+        ctx.grid = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return _apply(_Unpatches, g, ctx.grid), None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int, None], x: Tensor, grid: Grid) -> tuple[Tensor, int]:
+        return _of_tasks(_Patches, x.movedim(dims[0], 0), grid)
 
 
-@torch.library.custom_op("metarl::unpatches_stride2", mutates_args=())
-def _unpatches(p: Tensor, images: int, height: int, width: int) -> Tensor:
-    """The transpose of `_patches`."""
-    _, scatter = _plan((images, height, width), p.device)
-    return _sum_rows(p.reshape(-1, p.shape[1] // 9), scatter)
+class _Unpatches(torch.autograd.Function):
+    """The transpose of `_Patches`."""
+
+    @staticmethod
+    def forward(p: Tensor, grid: Grid) -> Tensor:
+        _, scatter = _plan(grid, p.device)
+        return _sum_rows(p.reshape(-1, p.shape[1] // 9), scatter)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Grid], output: Tensor) -> None:
+        ctx.grid = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return _apply(_Patches, g, ctx.grid), None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int, None], p: Tensor, grid: Grid) -> tuple[Tensor, int]:
+        return _of_tasks(_Unpatches, p.movedim(dims[0], 0), grid)
+
+
+def _apply(function: type[torch.autograd.Function], rows: Tensor, grid: Grid) -> Tensor:
+    out: Tensor = function.apply(rows, grid)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _of_tasks(
+    function: type[torch.autograd.Function], rows: Tensor, grid: Grid
+) -> tuple[Tensor, int]:
+    """Rows ``(task, row, C)``: the tasks' images are just more images."""
+    images, height, width = grid
+    out = _apply(function, rows.flatten(0, 1), (len(rows) * images, height, width))
+    return out.view(len(rows), -1, out.shape[1]), 0
 
 
 def _sum_rows(x: Tensor, rows: _Rows) -> Tensor:
@@ -104,51 +146,3 @@ def _plan(grid: Grid, device: torch.device) -> tuple[_Rows, _Rows]:
 def _rows(index: np.ndarray, counts: np.ndarray, device: torch.device) -> _Rows:
     offsets = np.cumsum(counts) - counts
     return _Rows(torch.from_numpy(index).to(device), torch.from_numpy(offsets).to(device))
-
-
-# What tracing and differentiating need to know of the two.
-
-
-def _patches_shape(x: Tensor, images: int, height: int, width: int) -> Tensor:
-    _, rows, columns = output_grid((images, height, width))
-    return x.new_empty(images * rows * columns, 9 * x.shape[1])
-
-
-def _unpatches_shape(p: Tensor, images: int, height: int, width: int) -> Tensor:
-    return p.new_empty(images * height * width, p.shape[1] // 9)
-
-
-def _remember_grid(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.grid = inputs[1:]
-
-
-def _patches_backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
-    return _unpatches(g, *ctx.grid), None, None, None
-
-
-def _unpatches_backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
-    return _patches(g, *ctx.grid), None, None, None
-
-
-def _patches_of_tasks(
-    info: Any, dims: tuple[int | None, ...], x: Tensor, images: int, height: int, width: int
-) -> tuple[Tensor, int]:
-    rows = x.movedim(dims[0] or 0, 0).flatten(0, 1)
-    out = _patches(rows, info.batch_size * images, height, width)
-    return out.view(info.batch_size, -1, out.shape[1]), 0
-
-
-def _unpatches_of_tasks(
-    info: Any, dims: tuple[int | None, ...], p: Tensor, images: int, height: int, width: int
-) -> tuple[Tensor, int]:
-    rows = p.movedim(dims[0] or 0, 0).flatten(0, 1)
-    out = _unpatches(rows, info.batch_size * images, height, width)
-    return out.view(info.batch_size, -1, out.shape[1]), 0
-
-
-_patches.register_fake(_patches_shape)
-_patches.register_autograd(_patches_backward, setup_context=_remember_grid)
-_patches.register_vmap(_patches_of_tasks)
-_unpatches.register_fake(_unpatches_shape)
-_unpatches.register_autograd(_unpatches_backward, setup_context=_remember_grid)
-_unpatches.register_vmap(_unpatches_of_tasks)
