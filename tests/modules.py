@@ -1,0 +1,68 @@
+"""Modules of every kind, one input and output shape, and the data of three tasks for them."""
+
+from collections.abc import Callable
+
+import torch
+from oracles import F64, draw
+from torch import Tensor, nn
+
+X, Y = draw(3, 6, 3, 4, seed=0), draw(3, 6, 1, seed=1)  # (task, point, 3, 4), (task, point, 1)
+
+
+class Net(nn.Module):
+    """``x (point, 3, 4) -> (point, 1)`` through a core, with a buffer and a frozen parameter."""
+
+    def __init__(self, core: nn.Module, *, image: bool = False) -> None:
+        super().__init__()
+        self.core, self.image, self.head = core, image, nn.LazyLinear(1)
+        self.register_buffer("scale", torch.tensor(0.5))
+        self.frozen = nn.Parameter(torch.tensor(0.7), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.core(x[:, None] if self.image else x)
+        h = h[0] if isinstance(h, tuple) else h
+        out: Tensor = self.head(h.flatten(1)) * self.scale + self.frozen
+        return out
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inside(x, x, x, need_weights=False)[0]
+        return out
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.two.weight, self.unused = self.one.weight, nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.two(torch.tanh(self.one(x)))
+        return out
+
+
+class Cell(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = None
+        for t in range(x.shape[1]):
+            h = self.cell(x[:, t], h)
+        assert h is not None
+        return h
+
+
+def built(core: Callable[[], nn.Module], *, image: bool = False, train: bool = True) -> nn.Module:
+    torch.manual_seed(0)
+    net = Net(core(), image=image).to(F64)
+    net(X[0])
+    for p in net.core.parameters():  # norms start at weight one and bias zero, which hides much
+        p.data += 0.1 * torch.randn_like(p)
+    return net.train(train)

@@ -1,0 +1,72 @@
+"""What cannot be mapped or adapted is named, with its path and the way out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from modules import Attention, X, Y, built
+from torch import Tensor, nn
+
+from metarl import InnerLoop, InputError, from_module, meta_loss
+from metarl.supervised.losses import mean_squared_error
+from metarl.supervised.sinusoid import Regression
+
+
+class Counter(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+class Branch(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if bool(y.sum() > 0) else -y
+
+
+def old_weight_norm() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    layer.register_buffer("moving", layer.weight.mean())
+    return layer
+
+
+NAMED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "running statistics": (lambda: nn.BatchNorm1d(3), "track_running_stats=False"),
+    "attention": (Attention, r"inside \(Multi.*enable_flash_sdp\(False\)"),
+    "embedding bag": (lambda: nn.EmbeddingBag(7, 4), "use nn.Embedding"),
+    "sparse": (lambda: nn.Embedding(7, 4, sparse=True), "sparse=False"),
+    "renormalised": (lambda: nn.Embedding(7, 4, max_norm=1.0), "max_norm=None"),
+    "no shapes": (lambda: nn.LazyLinear(3), "call the module once"),
+    "graph": (old_weight_norm, "keeps moving.*detach it"),
+    "nothing to train": (nn.Tanh, "no parameter that requires gradients"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_cannot_be_adapted_is_named(name: str) -> None:
+    build, way_out = NAMED[name]
+    with pytest.raises(InputError, match=way_out):
+        from_module(nn.ModuleDict({"part": build()}))
+
+
+@pytest.mark.parametrize(
+    ("core", "way_out"),
+    [(Counter, "in place.*return the new value"), (Branch, "through vmap: map one task")],
+)
+def test_what_fails_when_run_is_named(core: Any, way_out: str) -> None:
+    params, apply = from_module(built(lambda: nn.Sequential(core())))
+    loss, data = mean_squared_error(apply), Regression(X, Y)
+    with pytest.raises(InputError, match=rf"^core.0 \({core.__name__}\).*{way_out}"):
+        meta_loss(loss, loss, params, [data], data, InnerLoop(0.01))
+    params, apply = from_module(built(lambda: nn.Linear(4, 4)))
+    with pytest.raises(RuntimeError, match="mat1") as caught:  # a mistake of shapes stays itself
+        apply(params, X[0][..., :3])
+    assert caught.value.__notes__ == ["in core (Linear)"]

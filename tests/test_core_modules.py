@@ -1,0 +1,158 @@
+"""Any module through from_module: what works equals plain autograd, what cannot work is named."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from modules import Attention, Cell, Tied, X, Y, built
+from oracles import F64, flat, rel, slope
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metarl import InnerLoop, InputError, adapt_tasks, from_module, meta_loss
+from metarl.params import Params
+from metarl.supervised.losses import mean_squared_error
+from metarl.supervised.sinusoid import Regression
+
+INNER = InnerLoop(0.01)
+SUPPORT, QUERY = Regression(X, Y), Regression(X + 1, Y)
+
+
+MAPPED: dict[str, Callable[[], nn.Module]] = {
+    "tied and unused": lambda: built(Tied),
+    "layer norm": lambda: built(lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm((3, 4)))),
+    "group norm": lambda: built(
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 2), nn.GroupNorm(2, 4)), image=True
+    ),
+    "batch norm": lambda: built(
+        lambda: nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3, track_running_stats=False)),
+        image=True,
+    ),
+    "batch norm, stored": lambda: built(
+        lambda: nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3)), image=True, train=False
+    ),
+    "instance norm": lambda: built(
+        lambda: nn.Sequential(nn.Conv2d(1, 3, 2), nn.InstanceNorm2d(3, affine=True)), image=True
+    ),
+    "convolutions": lambda: built(
+        lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2)), image=True
+    ),
+    "dropout, evaluating": lambda: built(
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), train=False
+    ),
+    "attention": lambda: built(Attention),
+    "attention, evaluating": lambda: built(Attention, train=False),
+    "transformer": lambda: built(lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.0)),
+}
+UNMAPPED: dict[str, Callable[[], nn.Module]] = {
+    "core (LSTM)": lambda: built(lambda: nn.LSTM(4, 5, batch_first=True)),
+    "core (GRU)": lambda: built(lambda: nn.GRU(4, 5, 2, batch_first=True, bidirectional=True)),
+    "core.cell (GRUCell)": lambda: built(Cell),
+}
+
+
+@pytest.fixture
+def plain_attention() -> Iterator[None]:
+    cuda, names = torch.backends.cuda, ("flash", "mem_efficient", "cudnn")
+    before = [getattr(cuda, f"{n}_sdp_enabled")() for n in names]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    for n in names:
+        getattr(cuda, f"enable_{n}_sdp")(False)
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    for n, on in zip(names, before, strict=True):
+        getattr(cuda, f"enable_{n}_sdp")(on)
+    torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def reference(module: nn.Module) -> Tensor:
+    """Plain autograd of two inner steps on the module itself, a task at a time."""
+    start = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    total = torch.zeros((), dtype=F64)
+    for x, y in zip(X, Y, strict=True):
+        params = start
+        for _ in range(2):
+            loss = (functional_call(module, params, (x,)) - y).square().mean()
+            g = torch.autograd.grad(
+                loss, list(params.values()), create_graph=True, materialize_grads=True
+            )
+            params = {n: p - 0.01 * d for (n, p), d in zip(params.items(), g, strict=True)}
+        total = total + (functional_call(module, params, (x + 1,)) - y).square().mean() / len(X)
+    return flat(torch.autograd.grad(total, list(start.values()), materialize_grads=True))
+
+
+def gradient(apply: Callable[..., Tensor], params: Params, mapping: str) -> Tensor:
+    loss = mean_squared_error(apply)
+    return slope(
+        meta_loss(loss, loss, params, [SUPPORT] * 2, QUERY, INNER, mapping=mapping), params
+    )
+
+
+@pytest.mark.usefixtures("plain_attention")
+@pytest.mark.parametrize("name", MAPPED)
+def test_mapped_modules_equal_plain_autograd(name: str) -> None:
+    module = MAPPED[name]()
+    truth, (params, apply) = reference(module), from_module(module)
+    for mapping in ("vmap", "chunk:1"):
+        assert rel(gradient(apply, params, mapping), truth) < 1e-12
+        with torch.no_grad():  # the module is used under one transform after another
+            adapt_tasks(mean_squared_error(apply), params, [SUPPORT], INNER, mapping=mapping)
+    if name in ("layer norm", "batch norm", "instance norm"):
+        # Mutant: torch's fused norms under vmap, silently wrong in the second derivative.
+        fused = gradient(lambda p, x: functional_call(module, p, (x,)), params, "vmap")
+        assert rel(fused, truth) > 1e-4
+
+
+@pytest.mark.parametrize("name", UNMAPPED)
+def test_recurrent_modules_go_one_task_at_a_time(name: str) -> None:
+    module = UNMAPPED[name]()
+    params, apply = from_module(module)
+    torch.set_num_threads(2)
+    for mapping in ("chunk:1", "threads"):
+        assert rel(gradient(apply, params, mapping), reference(module)) < 1e-12
+    torch.set_num_threads(1)
+    with pytest.raises(InputError, match="chunk:1") as caught:
+        gradient(apply, params, "vmap")
+    assert str(caught.value).startswith(name)
+
+
+def test_apply_takes_exactly_its_parameters() -> None:
+    params, apply = from_module(built(lambda: nn.Linear(4, 4)))
+    with pytest.raises(InputError, match=r"core.bias is missing"):
+        apply({n: p for n, p in params.items() if n != "core.bias"}, X[0])
+    with pytest.raises(InputError, match=r"inner_lr.core.bias is unknown"):
+        apply(params | {"inner_lr.core.bias": torch.ones(())}, X[0])
+
+
+def test_copies_are_leaves_of_the_type_asked_for() -> None:
+    module = built(Tied)
+    params, apply = from_module(module, dtype=torch.float32)
+    assert {p.dtype for p in params.values()} == {torch.float32}
+    assert all(p.is_leaf and p.requires_grad for p in params.values())
+    assert "core.two.weight" not in params  # tied: once
+    assert "frozen" not in params
+    module.core.one.weight.data.zero_()  # type: ignore[union-attr]
+    assert float(params["core.one.weight"].detach().abs().sum()) > 0
+    out = [apply(params, X[0].float())]
+    thread = threading.Thread(target=lambda: out.append(apply(params, X[0].float())))
+    thread.start()
+    thread.join()
+    assert torch.equal(out[0], out[1])
+
+
+def test_dropout_differs_between_tasks_and_follows_the_seed() -> None:
+    params, apply = from_module(built(lambda: nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))))
+    same = Regression(*(x[:1].expand(2, *x.shape[1:]) for x in SUPPORT))
+
+    def ends(mapping: str) -> Tensor:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            adapted = adapt_tasks(
+                mean_squared_error(apply), params, [same] * 2, INNER, mapping=mapping
+            )
+        return torch.stack([flat(p[i] for p in adapted.values()) for i in range(2)])
+
+    for mapping in ("vmap", "chunk:1"):
+        assert torch.equal(ends(mapping), ends(mapping))
+        assert rel(ends(mapping)[0], ends(mapping)[1]) > 1e-4
