@@ -1,0 +1,92 @@
+"""Impossible combinations of options, each with an error that says why."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from oracles import rows, sinusoids
+
+from metarl import (
+    InnerLoop,
+    InputError,
+    adapt_tasks,
+    learned_rates,
+    meta_loss,
+    reptile_loss,
+    resolve_mapping,
+)
+
+S = sinusoids(width=6)
+BIAS = "layers.0.bias"
+
+
+def meta(**options: Any) -> Any:
+    given = {"params": S.params, "supports": S.supports, "query": S.query, "inner": InnerLoop()}
+    return meta_loss(S.loss, S.loss, **(given | options))
+
+
+def rates(shape: tuple[int, ...]) -> InnerLoop:
+    return InnerLoop({n: torch.ones(()) for n in S.params} | {BIAS: torch.ones(shape)})
+
+
+def inside_threads() -> Any:
+    return torch.func.grad(
+        lambda p: adapt_tasks(S.loss, p, S.supports, InnerLoop(), mapping="threads")[BIAS].sum()
+    )(S.params)
+
+
+WRONG: dict[str, Callable[[], Any]] = {
+    "'rmsprop': choose one of sgd, momentum, adam": lambda: InnerLoop(optimizer="rmsprop"),  # type: ignore[arg-type]
+    "lr is nan: it must be finite": lambda: InnerLoop(float("nan")),
+    "clip is 0: it must be above 0": lambda: InnerLoop(clip=0),
+    "selects none of the parameters layers.0.weight": lambda: meta(
+        inner=InnerLoop(adapted=lambda name: False)
+    ),
+    "inner_lr.layers.0.bias moves nothing": lambda: meta(
+        params=S.params | learned_rates({BIAS: S.params[BIAS]}, 0.1, per="tensor"),
+        inner=InnerLoop(adapted=lambda name: name != BIAS),
+    ),
+    "no step size for layers.0.weight": lambda: meta(inner=InnerLoop({BIAS: torch.ones(())})),
+    "step size for bias: no such parameter": lambda: meta(
+        inner=InnerLoop({"bias": torch.ones(())})
+    ),
+    r"shape \(5,\) fits no parameter of shape \(6,\)": lambda: meta(inner=rates((5,))),
+    r"shape \(2, 5\) fits no parameter": lambda: meta(inner=rates((2, 5))),
+    r"shape \(0, 6\) fits no parameter": lambda: meta(inner=rates((0, 6))),
+    r"require gradients.*learned_rates": lambda: meta(
+        inner=InnerLoop({n: torch.ones((), requires_grad=True) for n in S.params})
+    ),
+    "2 weights for 3 inner steps": lambda: meta(step_weights=(0.5, 0.5)),
+    "several need step_weights": lambda: meta(query=[S.query] * 3),
+    "list of 2 batches": lambda: meta(query=[S.query] * 2, step_weights=(1, 1, 1)),
+    r"one common leading task dimension, got \['3', '4'\]": lambda: meta(
+        query=rows(S.query, [0, 1, 2])
+    ),
+    "goes as a Python number": lambda: meta(supports=[torch.tensor(1)]),
+    "no tensors": lambda: meta(supports=[], query=()),
+    "gives learned step sizes no gradient": lambda: reptile_loss(
+        S.loss, S.params | learned_rates(S.params, 0.1, per="tensor"), S.supports, InnerLoop()
+    ),
+    "do not use: inside them differentiate": lambda: torch.func.grad(lambda p: meta(params=p))(
+        S.params
+    ),
+    "threads' cannot run inside torch.func": inside_threads,
+    "mapping is 'chunk:0'": lambda: meta(mapping="chunk:0"),
+    r"mapping is 'vmap\+fast'": lambda: meta(mapping="vmap+fast"),
+    "mapping is 'pmap': use auto, vmap": lambda: resolve_mapping("pmap", torch.ones(2)),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_impossible_options_say_why(message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        WRONG[message]()
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_held_gradients_cannot_be_differentiated_again() -> None:
+    g = torch.autograd.grad(meta(), list(S.params.values()), create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        g[0].sum().backward()

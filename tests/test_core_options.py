@@ -1,0 +1,211 @@
+"""Every option of the inner loop and the meta-loss, alone and composed."""
+
+import dataclasses
+import itertools
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from oracles import F64, directional, draw, flat, rel, sinusoids, slope, task
+from torch import Tensor
+from torch.func import functional_call
+
+from metarl import (
+    InnerLoop,
+    adapt,
+    adapt_path,
+    adapt_tasks,
+    extended_rates,
+    learned_rates,
+    mapping,
+    mean_over_tasks,
+    meta_loss,
+    resolve_mapping,
+    split_rates,
+)
+from metarl.mapping import Mapping
+from metarl.nets import MLP
+from metarl.params import Params
+
+S = sinusoids(width=6)
+COMPOSED = [
+    *itertools.product(("sgd", "momentum", "adam"), (None, 0.5), ("tensor", "element"), (None, 3))
+]
+
+
+def half(name: str) -> bool:
+    return "layers.1" in name or "layers.2" in name
+
+
+@pytest.mark.parametrize(("optimizer", "clip", "per", "steps"), COMPOSED)
+def test_options_compose(optimizer: Any, clip: float | None, per: Any, steps: int | None) -> None:
+    adapted = {n: p for n, p in S.params.items() if half(n)}
+    theta = S.params | learned_rates(adapted, 0.003, per=per, steps=steps)
+    inner = InnerLoop(0.7, optimizer=optimizer, clip=clip, adapted=half)
+
+    def f(theta: Params, inner: InnerLoop = inner) -> Any:
+        return meta_loss(
+            S.loss, S.loss, theta, S.supports, S.query, inner, step_weights=(0.2, 0.3, 0.5)
+        )
+
+    g = slope(f(theta), theta)
+    v = 0.3 * draw(4, len(g), seed=1)
+    assert rel(v @ g, directional(f, theta, v)) < 1e-7
+    moved = adapt_tasks(S.loss, theta, S.supports, inner)
+    for n, p in S.params.items():
+        assert torch.equal(moved[n], p.expand_as(moved[n])) != half(n)
+    # First order differs in theta only as far as curvature matters, and still learns the rates.
+    first_order = slope(f(theta, dataclasses.replace(inner, first_order=True)), theta)
+    assert bool(torch.isfinite(first_order).all())
+    assert rel(v @ first_order, directional(f, theta, v)) > 1e-6  # mutant
+    assert float(first_order[-len(flat(split_rates(theta)[1])) :].abs().sum()) > 0
+
+
+def test_rates_are_learned_by_torch_optim() -> None:
+    params = {n: p.detach().clone().requires_grad_() for n, p in S.params.items()}
+    theta = params | learned_rates(params, 0.01, per="element", steps=3)
+    optimizer = torch.optim.Adam(theta.values(), lr=3e-3, fused=True)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = meta_loss(S.loss, S.loss, theta, S.supports, S.query, InnerLoop())
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(bool((r != 0.01).any()) for r in split_rates(theta)[1].values())
+
+
+def test_multi_step_loss_and_its_annealing() -> None:
+    per_step = [
+        slope(
+            meta_loss(S.loss, S.loss, S.params, S.supports[:k], S.query, InnerLoop(0.01)), S.params
+        )
+        for k in (1, 2, 3)
+    ]
+    for weights in ((0.2, 0.3, 0.5), (0.0, 0.1, 0.9)):
+        got = meta_loss(
+            S.loss, S.loss, S.params, S.supports, S.query, InnerLoop(0.01), step_weights=weights
+        )
+        truth = sum(w * g for w, g in zip(weights, per_step, strict=True))
+        assert rel(slope(got, S.params), truth) < 1e-12
+        assert rel(slope_of(weights[::-1]), truth) > 1e-4  # mutant
+    # Derivative-order annealing: first order for a while, then second, of the same options.
+    inner = InnerLoop(0.01, first_order=True)
+    for epoch, first_order in ((0, True), (5, False)):
+        now = dataclasses.replace(inner, first_order=epoch < 3)
+        assert now.first_order is first_order
+        got = meta_loss(S.loss, S.loss, S.params, S.supports, S.query, now)
+        assert (rel(slope(got, S.params), per_step[2]) < 1e-12) is not first_order
+
+
+def slope_of(weights: tuple[float, ...]) -> Tensor:
+    loss = meta_loss(
+        S.loss, S.loss, S.params, S.supports, S.query, InnerLoop(0.01), step_weights=weights
+    )
+    return slope(loss, S.params)
+
+
+class Stepped(NamedTuple):
+    x: Tensor  # (task, point, 3)
+    step: Any
+
+
+class Measures(NamedTuple):
+    loss: Tensor
+    size: Tensor
+
+
+@pytest.mark.parametrize("text", ["vmap", "chunk:1", "chunk:2"])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_step_index_is_data(text: str, as_tensor: bool) -> None:
+    theta = {"w": draw(3, seed=1).requires_grad_(), "gain": draw(2, seed=2).requires_grad_()}
+    x = draw(4, 5, 3, seed=3)
+
+    def loss(params: Params, b: Stepped) -> Tensor:
+        return ((b.x @ params["w"]) * params["gain"][b.step]).square().mean()
+
+    def outer(params: Params, b: Stepped) -> Measures:
+        return Measures(loss(params, b), params["w"].norm())
+
+    def batches(shift: float) -> list[Stepped]:
+        steps = [torch.full((4,), k) if as_tensor else k for k in range(2)]
+        return [Stepped(x + shift, k) for k in steps]
+
+    supports, queries = batches(0.0), batches(1.0)
+    inner = InnerLoop(0.1)
+    got = meta_loss(
+        loss, outer, theta, supports, queries, inner, step_weights=(0.3, 0.7), mapping=text
+    )
+    total, sizes = torch.zeros((), dtype=F64), []
+    for i in range(4):
+        one = adapt(loss, theta, [task(supports[0], i)], inner)
+        two = adapt(loss, theta, [task(b, i) for b in supports], inner)
+        total = total + 0.3 * loss(one, task(queries[0], i)) + 0.7 * loss(two, task(queries[1], i))
+        sizes.append(two["w"].norm())
+    assert rel(slope(got, theta), slope(total / 4, theta)) < 1e-12
+    assert rel(got.size, torch.stack(sizes).mean()) < 1e-12
+    assert not got.size.requires_grad
+
+
+def test_evaluating_beyond_the_trained_steps() -> None:
+    theta = S.params | learned_rates(S.params, 0.01, per="tensor", steps=2)
+    with torch.no_grad():
+        for n, r in split_rates(theta)[1].items():
+            r[1] = 0.002 if "weight" in n else 0.004
+    params, inner = extended_rates(theta, InnerLoop(), trained_steps=2, steps=5, factor=0.5)
+    batch = S.supports[0]
+    path = adapt_path(S.loss, params, [batch] * 5, inner)
+    short = adapt_path(S.loss, theta, [batch] * 2, InnerLoop())
+    here = {n: p[0] for n, p in path[2].items()}
+    assert rel(flat(here), flat(p[0] for p in short[2].values())) < 1e-12
+    for k in range(2, 5):
+        g = torch.func.grad(S.loss)(here, task(batch, 0))
+        here = {n: p - (0.001 if "weight" in n else 0.002) * g[n] for n, p in here.items()}
+        assert rel(flat(p[0] for p in path[k + 1].values()), flat(here)) < 1e-12
+
+
+def test_functional_call_and_no_grad() -> None:
+    net = MLP((1, 6, 1), activation="tanh").to(F64)
+    theta = dict(net.named_parameters())
+
+    def loss(params: Params, b: Any) -> Tensor:
+        out: Tensor = functional_call(net, params, (b.x,))
+        return (out - b.y).square().mean()
+
+    meta_loss(loss, loss, theta, S.supports, S.query, InnerLoop(0.01)).backward()
+    assert all(p.grad is not None for p in net.parameters())
+    with torch.no_grad():
+        assert not meta_loss(loss, loss, theta, S.supports, S.query, InnerLoop()).requires_grad
+        assert not adapt_tasks(loss, theta, S.supports, InnerLoop())["layers.0.bias"].requires_grad
+
+
+@pytest.mark.parametrize("text", ["chunk:1", "threads"])
+def test_workers_keep_the_callers_grad_mode(text: str) -> None:
+    seen: set[bool] = set()
+
+    def fn(theta: Params, x: Tensor) -> tuple[Tensor, Tensor]:
+        seen.add(torch.is_grad_enabled())
+        return theta["w"] @ x, theta["w"] @ x
+
+    torch.set_num_threads(2)
+    theta = {"w": torch.ones(3, requires_grad=True)}
+    loss, _ = mean_over_tasks(fn, torch.ones(6, 3), mapping=text).value(theta)
+    torch.set_num_threads(1)
+    assert seen == {False}
+    assert not loss.requires_grad
+
+
+def test_auto_is_a_function_of_shapes_and_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = torch.empty(40, 20), torch.empty(40, 20_000)
+    monkeypatch.setattr(mapping, "compiler_present", lambda: True)
+    assert resolve_mapping("auto", small) == Mapping("vmap", 0, False)
+    assert resolve_mapping("auto", large) == Mapping("chunk", 1, False)
+    assert str(resolve_mapping("auto+compile", large)) == "threads+compile"
+    assert str(resolve_mapping("auto+compile", large[:1])) == "vmap+compile"
+    assert str(resolve_mapping("chunk:7+compile", large)) == "chunk:7+compile"
+    monkeypatch.undo()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    mapping.compiler_present.cache_clear()
+    assert str(resolve_mapping("vmap+compile", small)) == "vmap"
+    mapping.compiler_present.cache_clear()
