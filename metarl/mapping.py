@@ -12,13 +12,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import FunctionType
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .compiling import compile_chunks
 from .errors import InputError
 
 ChunkFunction = Callable[[Any, Any], Any]
@@ -165,7 +165,7 @@ def run_chunks(run: ChunkFunction, shared: Any, data: Any, mapping: Mapping) -> 
     size = {"vmap": tasks, "chunk": mapping.chunk, "threads": 1}[mapping.kind]
     warmed: set[tuple[torch.Size, ...]] = set()
     if mapping.compile:
-        run, warmed = _compiled(run)
+        run, warmed = compile_chunks(run)
     if size >= tasks:
         return [run(shared, data)]
     chunks = [
@@ -216,13 +216,3 @@ def one_intra_op_thread() -> Iterator[None]:
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
     """Worker threads of this process (a forked child must not use its parent's)."""
     return ThreadPoolExecutor(workers, thread_name_prefix="tasks")
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(run: ChunkFunction) -> tuple[ChunkFunction, set[tuple[torch.Size, ...]]]:
-    """The chunk function compiled, and the shapes it has been called with, to be kept up."""
-    # torch counts recompilations, and refuses the ninth, by code object: all the closures that
-    # `each`, `values` and `gradients` return would share theirs.
-    code = run.__code__.replace()
-    own = FunctionType(code, run.__globals__, run.__name__, run.__defaults__, run.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=False), set()
