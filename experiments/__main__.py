@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "adaptation curves of a run on held-out tasks",
     "report": "figures and one self-contained page",
     "check": "whether an environment keeps the contract that training needs",
+    "bench": "ratios of speeds, timed beside a limit or an alternative",
     "download": "fetch a data set from its official place",
 }
 HELP = """usage: metarl COMMAND ...
@@ -27,6 +28,7 @@ HELP = """usage: metarl COMMAND ...
                       [--out FILE.json]
   metarl report RUN [RUN ...] [--out DIR]
   metarl check ENVIRONMENT
+  metarl bench [NAME ...] [--repetitions N] [--out FILE.json]
   metarl download DATASET [--data DIR]
 
 `metarl COMMAND --help` lists a command's options, `metarl train EXPERIMENT --help` those of an

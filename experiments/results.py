@@ -32,12 +32,12 @@ def is_shipped(path: Path) -> bool:
     return path.resolve().is_relative_to(ROOT)
 
 
-def shipped(root: Path = ROOT) -> list[Path]:
+def shipped(root: Path) -> list[Path]:
     """The shipped run directories, ``<group>/seed-<n>``."""
     return sorted(config.parent for config in root.glob("*/seed-*/config.json"))
 
 
-def ship(run: Path, group: str, root: Path = ROOT) -> Path:
+def ship(run: Path, group: str, root: Path) -> Path:
     """Prune a finished run into ``results/<group>/seed-<n>`` and evaluate it there."""
     target = root / group / f"seed-{read_config(run)['seed']}"
     prune_run(run, target)
@@ -73,7 +73,7 @@ def check_run(path: Path) -> list[str]:
     ]
 
 
-def evaluations(root: Path = ROOT) -> dict[str, list[dict[str, Any]]]:
+def evaluations(root: Path) -> dict[str, list[dict[str, Any]]]:
     """Group -> the evaluations of its seeds, in the order of seeds."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(root.glob("*/seed-*/evaluation.json")):
@@ -100,8 +100,9 @@ def fill(text: str, groups: dict[str, list[dict[str, Any]]]) -> str:
     return MARKED.sub(replace, text)
 
 
-def documents(top: Path = ROOT.parent.parent) -> list[Path]:
-    """The README and the docs."""
+def documents() -> list[Path]:
+    """The README and the docs of the checkout."""
+    top = ROOT.parent.parent
     return [
         path for path in (top / "README.md", *sorted(top.glob("docs/**/*.md"))) if path.exists()
     ]
@@ -109,7 +110,7 @@ def documents(top: Path = ROOT.parent.parent) -> list[Path]:
 
 def write() -> None:
     """Put the numbers into the documents."""
-    groups = evaluations()
+    groups = evaluations(ROOT)
     for path in documents():
         before = path.read_text(encoding="utf-8")
         after = fill(before, groups)
@@ -121,11 +122,11 @@ def write() -> None:
 def check() -> list[str]:
     """Everything in which documents, shipped evaluations and re-evaluations differ, in lines."""
     problems = []
-    for path in shipped():
+    for path in shipped(ROOT):
         found = check_run(path)
         print(f"{path.relative_to(ROOT)}: {'differs' if found else 'as shipped'}", flush=True)
         problems += found
-    groups = evaluations()
+    groups = evaluations(ROOT)
     for path in documents():
         text = path.read_text(encoding="utf-8")
         if fill(text, groups) != text:
@@ -138,7 +139,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         match list(argv):
             case ["ship", run, group]:
-                print(f"shipped {ship(Path(run), group)}")
+                print(f"shipped {ship(Path(run), group, ROOT)}")
             case ["write"]:
                 write()
             case ["check"]:

@@ -107,25 +107,29 @@ class SinusoidLearner:
             for a, b, c, d in zip(*columns, strict=True)
         ]
 
+    def meta_loss(self, params: metarl.Params, episodes: Episodes) -> Tensor:
+        """Mean over tasks of the loss after adaptation, with its gradient."""
+        loss: Tensor = metarl.meta_loss(
+            self.loss,
+            self.loss,
+            params,
+            [episodes.support] * self.config.inner_steps,
+            episodes.query,
+            self.inner,
+            mapping=self.machine.mapping + ("+compile" if self.machine.compiled else ""),
+        )
+        return loss
+
     def step(self, state: State, iteration: int) -> Metrics:
         """One Adam step on the loss after adaptation."""
         config = self.config
         assert state.optimizer is not None
         support, query = self.block(state.extra["seed"], iteration // BLOCK)[iteration % BLOCK]
-        mapping = self.machine.mapping + ("+compile" if self.machine.compiled else "")
         metrics: dict[str, float] = {}
         if (iteration + 1) % config.log_every == 0:
             metrics["loss_before"] = float(self._unadapted(state.params, query).mean())
-        loss = metarl.meta_loss(
-            self.loss,
-            self.loss,
-            state.params,
-            [support] * config.inner_steps,
-            query,
-            self.inner,
-            mapping=mapping,
-        )
-        loss.backward()
+        loss = self.meta_loss(state.params, Episodes(support, query))
+        torch.autograd.backward(loss)
         metrics["loss_after"] = float(loss.detach())
         metrics["gradient_norm"] = float(
             torch.nn.utils.get_total_norm(
@@ -189,7 +193,8 @@ class SinusoidLearner:
         adapted = [torch.func.vmap(self.loss)(theta, episodes.query) for theta in path[1:]]
         return torch.stack([first, *adapted]).cpu().double().numpy()
 
-    def _held_out(self, seed: int, purpose: str, tasks: int, shots: int) -> Episodes:
+    def held_out(self, seed: int, purpose: str, tasks: int, shots: int) -> Episodes:
+        """Tasks and points of a stream that training never draws from."""
         chosen = sample_tasks(tasks, metarl.stream(seed, f"{purpose}-tasks"))
         rng = metarl.stream(seed, f"{purpose}-points", shots)
         return self.episodes(chosen, shots, shots, rng)
@@ -197,7 +202,7 @@ class SinusoidLearner:
     def validate(self, state: State) -> Metrics:
         """Loss before and after the trained number of steps, on fixed tasks."""
         config = self.config
-        episodes = self._held_out(
+        episodes = self.held_out(
             VALIDATION_SEED, "validation", config.validation_tasks, config.validation_shots
         )
         losses = self._curve(state.params, episodes, config.inner_steps)
@@ -221,5 +226,5 @@ class SinusoidLearner:
     def _test_curve(
         self, params: metarl.Params, options: EvaluateOptions, shots: int
     ) -> np.ndarray:
-        episodes = self._held_out(options.task_seed, "test", options.tasks, shots)
+        episodes = self.held_out(options.task_seed, "test", options.tasks, shots)
         return self._curve(params, episodes, options.steps)

@@ -1,0 +1,126 @@
+"""Shipped runs and the numbers in README and docs."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import train_small
+
+from metarl.errors import InputError
+from metarl_experiments import results
+from metarl_experiments.results import check_run, documents, evaluations, fill, main, ship
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results with one shipped run."""
+    folder = tmp_path_factory.mktemp("results")
+    ship(train_small(folder / "run", "--init-std=0.3"), "sinusoid", folder / "results")
+    return folder / "results"
+
+
+@pytest.fixture
+def root(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    copy = Path(shutil.copytree(source, tmp_path / "experiments" / "results"))
+    monkeypatch.setattr(results, "ROOT", copy)
+    return copy
+
+
+def edit(path: Path, **changes: Any) -> None:
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value | changes))
+
+
+def test_shipped_run_is_small_and_checks(root: Path) -> None:
+    run = root / "sinusoid" / "seed-0"
+    names = {path.name for path in run.rglob("*") if path.is_file()}
+    assert "optimizer.npz" not in names
+    assert {"config.json", "metrics.jsonl", "evaluation.json", "params.npz"} <= names
+    text = (run / "evaluation.json").read_text()
+    assert json.loads(text)["run"] == "experiments/results/sinusoid/seed-0"
+    assert check_run(run) == []
+
+
+@pytest.mark.parametrize("change", ["mean", "tasks", "iteration", "params"])
+def test_a_difference_is_found(root: Path, change: str) -> None:
+    run = root / "sinusoid" / "seed-0"
+    path = run / "evaluation.json"
+    value = json.loads(path.read_text())
+    if change == "mean":
+        value["mean"][1] += 0.2 * value["ci95"][1]
+        edit(path, mean=value["mean"])
+    elif change == "params":
+        other = train_small(root.parent / "other", "--seed=1", "--init-std=0.3")
+        shutil.rmtree(run)
+        ship(other, "sinusoid", root).rename(run)
+        path.write_text(json.dumps(value))
+    else:
+        edit(path, **{change: value[change] + 1})
+    assert check_run(run)
+
+
+def groups(*means: list[float | None]) -> dict[str, list[dict[str, Any]]]:
+    return {"sinusoid": [{"mean": mean} for mean in means]}
+
+
+def test_marked_numbers_come_from_the_shipped_runs() -> None:
+    text = "loss <!-- results:mean sinusoid 1 .2f -->9.99<!-- /results --> after one step"
+    filled = fill(text, groups([3.0, 0.5], [3.0, 0.6]))
+    assert filled == text.replace("9.99", "0.55")
+    assert fill(filled, groups([3.0, 0.5], [3.0, 0.6])) == filled
+
+
+def test_table_of_the_sinusoid() -> None:
+    text = "<!-- results:sinusoid -->\n<!-- /results -->"
+    curve = [3.0, 0.5, *[0.4] * 4, *[0.3] * 4, 0.2]
+    table = fill(text, groups(curve, [2 * x for x in curve]))
+    assert "| 0.75 (0.50 to 1.00) | 0.60 (0.40 to 0.80) | 0.30 (0.20 to 0.40) |" in table
+    assert "(2 seeds)" in table
+    assert "| MAML, the paper's | 0.67 | 0.38 | 0.35 |" in table
+    diverged = fill(text, groups([3.0, 0.5, *[None] * 9]))
+    assert "| 0.50 | not finite | not finite |" in diverged
+
+
+@pytest.mark.parametrize("marker", ["median sinusoid 1", "mean cheetah 1", "mean sinusoid 30"])
+def test_unknown_numbers_are_errors(marker: str) -> None:
+    with pytest.raises(InputError, match=marker.split()[0]):
+        fill(f"<!-- results:{marker} -->1<!-- /results -->", groups([1.0, 2.0]))
+
+
+def test_check_fails_when_a_document_differs(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results:mean sinusoid 1 .3f -->1<!-- /results -->")
+    monkeypatch.setattr(results, "documents", lambda: [readme])
+    assert main(["check"]) == 1
+    assert "README.md" in capsys.readouterr().err
+    assert main(["write"]) == 0
+    assert main(["check"]) == 0
+
+
+def test_documents_are_those_of_the_checkout() -> None:
+    names = {path.name for path in documents()}
+    assert "README.md" in names
+
+
+def test_numbers_in_the_documents_are_the_shipped_ones() -> None:
+    """The cheap half of `make results`."""
+    shipped = evaluations(results.ROOT)
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        assert fill(text, shipped) == text, path
+
+
+def test_shipped_runs_hold_no_paths_of_a_machine() -> None:
+    for path in results.shipped(results.ROOT):
+        assert str(Path.home()) not in (path / "config.json").read_text()
+        run = json.loads((path / "evaluation.json").read_text())["run"]
+        assert run == f"experiments/results/{path.parent.name}/{path.name}"
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["publish"]) == 2
+    assert "ship RUN GROUP" in capsys.readouterr().err

@@ -1,0 +1,210 @@
+"""The sinusoid experiment: streams, adaptation curves, determinism, scores of ten seeds."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import metarl
+from metarl.errors import NonFiniteError
+from metarl.supervised import sample_tasks
+from metarl_experiments.bench.sinusoid import gradient, loop_gradient, sinusoid_bench
+from metarl_experiments.configs.sinusoid import Config, EvaluateOptions
+from metarl_experiments.machine import Machine
+from metarl_experiments.sinusoid import BLOCK, SinusoidLearner
+
+PLAIN = Machine("cpu", "float32", 1, "vmap", "off")
+DOUBLE = replace(PLAIN, dtype="float64")
+
+
+def trained(
+    config: Config, iterations: int, *, seed: int = 0, machine: Machine = PLAIN
+) -> tuple[SinusoidLearner, Any, list[float]]:
+    learner = SinusoidLearner(config, machine)
+    state = learner.init(seed)
+    losses = [float(learner.step(state, i)["loss_after"]) for i in range(iterations)]
+    return learner, state, losses
+
+
+def detached(params: metarl.Params) -> metarl.Params:
+    return {name: p.detach().clone() for name, p in params.items()}
+
+
+def test_same_seed_same_bits() -> None:
+    (_, one, a), (_, two, b) = (trained(Config(), 15) for _ in range(2))
+    assert a == b
+    assert all(torch.equal(one.params[n], two.params[n]) for n in one.params)
+    _, _, other = trained(Config(), 15, seed=1)
+    assert a != other
+
+
+def test_iterations_are_a_function_of_their_number() -> None:
+    """A meta-batch does not depend on which was asked for before: what resuming rests on."""
+    forward, backward = (SinusoidLearner(Config(), PLAIN) for _ in range(2))
+    numbers = [0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 7]
+
+    def batch(learner: SinusoidLearner, i: int) -> torch.Tensor:
+        return learner.block(0, i // BLOCK)[i % BLOCK].support.x
+
+    ahead = [batch(forward, i) for i in numbers]
+    back = [batch(backward, i) for i in reversed(numbers)]
+    assert all(torch.equal(a, b) for a, b in zip(ahead, reversed(back), strict=True))
+
+
+def test_train_validation_and_test_tasks_are_disjoint() -> None:
+    amplitudes = [
+        sample_tasks(2500, metarl.stream(0, f"{purpose}-tasks", *index)).amplitude
+        for purpose, index in (("train", (0,)), ("train", (1,)), ("validation", ()), ("test", ()))
+    ]
+    pooled = np.concatenate(amplitudes)
+    assert len(np.unique(pooled)) == len(pooled)
+
+
+def reference_curve(
+    learner: SinusoidLearner, params: metarl.Params, options: EvaluateOptions
+) -> np.ndarray:
+    """Task by task and step by step, with rates of the run's own then scaled."""
+    config = learner.config
+    episodes = learner.held_out(options.task_seed, "test", options.tasks, options.shots)
+    model, rates = metarl.split_rates(params)
+    curve = np.empty((options.steps + 1, options.tasks))
+    for i, (x, y, xq, yq) in enumerate(zip(*episodes.support, *episodes.query, strict=True)):
+        theta = {name: p.clone().requires_grad_() for name, p in model.items()}
+        for k in range(options.steps + 1):
+            curve[k, i] = float((learner.apply(theta, xq) - yq).square().mean().detach())
+            loss = (learner.apply(theta, x) - y).square().mean()
+            slopes = torch.autograd.grad(loss, list(theta.values()))
+            factor = 1.0 if k < max(config.inner_steps, 1) else config.later_lr_factor
+            theta = {
+                n: (p - factor * rates.get(n, config.inner_lr) * g).detach().requires_grad_()
+                for (n, p), g in zip(theta.items(), slopes, strict=True)
+            }
+    return curve
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        Config(learned_lr="tensor", later_lr_factor=0.3),
+        Config(learned_lr="element", inner_steps=2, later_lr_factor=0.5),
+        Config(inner_steps=0),
+        Config(observe_task=True, inner_steps=0),
+        Config(first_order=True),
+    ],
+)
+def test_curve_equals_an_independent_reference(config: Config) -> None:
+    learner, state, _ = trained(config, 20, machine=DOUBLE)
+    params = detached(state.params)
+    options = EvaluateOptions(tasks=4, steps=4)
+    curve = learner.evaluate(params, options).per_task
+    np.testing.assert_allclose(curve, reference_curve(learner, params, options), rtol=1e-9)
+    more = learner.evaluate(params, replace(options, steps=7)).per_task
+    np.testing.assert_array_equal(more[:5], curve)
+
+
+def test_reference_sees_a_wrong_later_rate() -> None:
+    """Mutant: the trained rate is kept beyond the trained steps."""
+    config = Config(learned_lr="tensor", later_lr_factor=0.3)
+    learner, state, _ = trained(config, 20, machine=DOUBLE)
+    params = detached(state.params)
+    options = EvaluateOptions(tasks=4, steps=4)
+    mutant = SinusoidLearner(replace(config, later_lr_factor=1.0), DOUBLE)
+    curve = mutant.evaluate(params, options).per_task
+    reference = reference_curve(learner, params, options)
+    np.testing.assert_allclose(curve[:2], reference[:2], rtol=1e-9)
+    assert not np.allclose(curve, reference, rtol=1e-6)
+
+
+def test_evaluation_and_validation_change_nothing() -> None:
+    learner, state, _ = trained(Config(learned_lr="tensor"), 5)
+    before = detached(state.params)
+    moments = {k: v["exp_avg"].clone() for k, v in state.optimizer.state.items()}
+    random = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    learner.evaluate(state.params, EvaluateOptions(tasks=5))
+    learner.validate(state)
+    assert all(torch.equal(before[n], p) for n, p in state.params.items())
+    assert all(torch.equal(v["exp_avg"], moments[k]) for k, v in state.optimizer.state.items())
+    assert torch.equal(random[0], torch.get_rng_state())
+    assert (random[1] == np.random.get_state()[1]).all()  # noqa: NPY002
+
+
+def test_validation_is_the_curve_after_the_trained_steps() -> None:
+    config = Config(inner_steps=2, validation_tasks=8)
+    learner, state, _ = trained(config, 3)
+    first, second = learner.validate(state), learner.validate(state)
+    assert first == second
+    assert first["loss_after"] != first["loss_before"]
+
+
+def test_non_finite_is_caught_before_the_update() -> None:
+    learner = SinusoidLearner(Config(inner_lr=100.0), PLAIN)
+    state = learner.init(0)
+    with torch.no_grad():
+        for p in state.params.values():
+            p.mul_(1e6).add_(1e6)
+    before = detached(state.params)
+    with pytest.raises(NonFiniteError) as caught:
+        learner.step(state, 0)
+    assert caught.value.place in ("outer loss", "outer gradient")
+    assert caught.value.task is not None
+    assert {"support.x", "query.y"} <= set(caught.value.batch)
+    assert all(torch.equal(before[n], p) for n, p in state.params.items())
+
+
+def test_cosine_ends_at_zero() -> None:
+    config = Config(lr_decay="cosine", iterations=10)
+    learner = SinusoidLearner(config, PLAIN)
+    state = learner.init(0)
+    rates = []
+    for i in range(10):
+        learner.step(state, i)
+        assert state.optimizer is not None
+        rates.append(state.optimizer.param_groups[0]["lr"])
+    assert rates[0] == config.lr
+    assert rates[5] == pytest.approx(config.lr / 2)
+    assert 0 < rates[9] < 0.03 * config.lr
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_bench_compares_the_same_gradient() -> None:
+    learner, state, _ = trained(Config(), 10, machine=DOUBLE)
+    episodes = learner.block(0, 0)[0]
+    ours, loop = (f(learner, state.params, episodes) for f in (gradient, loop_gradient))
+    for name in ours:
+        torch.testing.assert_close(ours[name], loop[name], rtol=1e-9, atol=1e-12)
+
+
+def test_bench_gives_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metarl_experiments.bench.sinusoid.CALLS", 1)
+    monkeypatch.setattr("metarl_experiments.machine.compiler_present", lambda: False)
+    ratios = sinusoid_bench(1)
+    assert set(ratios) == {"milliseconds", "loop/gradient", "first-order/exact"}
+    assert all(value > 0 for value in ratios.values())
+
+
+# Validation loss after 300 iterations of meta-batch 10, seeds 0 to 9.
+RECORDED = [1.576, 1.441, 1.288, 1.205, 1.156, 1.020, 0.800, 1.085, 1.437, 1.023]
+
+
+def in_band(score: float) -> bool:
+    return bool(abs(score - np.mean(RECORDED)) < 4 * np.std(RECORDED, ddof=1))
+
+
+def score(config: Config) -> float:
+    learner, state, _ = trained(config, 300, seed=10)
+    return float(learner.validate(state)["loss_after"])
+
+
+ANCHOR = Config(learned_lr="tensor", meta_batch=10, lr=1e-2, init_std=0.3)
+
+
+def test_score_is_in_the_band_of_recorded_seeds() -> None:
+    assert in_band(score(ANCHOR))
+
+
+def test_band_sees_a_model_that_does_not_adapt() -> None:
+    """Mutant: one model of all tasks."""
+    assert not in_band(score(replace(ANCHOR, learned_lr="no", inner_steps=0)))
