@@ -23,6 +23,7 @@ def flat(tensors: Params | Iterable[Tensor]) -> Tensor:
 
 def rel(a: Tensor, b: Tensor) -> float:
     """|a - b| / |b|, NaN where either is not finite."""
+    a, b = a.detach(), b.detach()
     return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b))
 
 
