@@ -82,7 +82,8 @@ def cached(
 def _read(path: Path) -> ImageClasses | None:
     try:
         # Members of the npz carry a checksum, which reading verifies.
-        with np.load(path, allow_pickle=False) as arrays:
+        # numpy leaves files open that it opened itself and finds damaged.
+        with path.open("rb") as file, zipfile.ZipFile(file), np.load(file) as arrays:
             images, names = arrays["images"], arrays["names"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

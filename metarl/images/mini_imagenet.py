@@ -1,6 +1,8 @@
 """mini-ImageNet (Vinyals et al. 2016), split as by Ravi & Larochelle 2017, from a user's folder."""
 
 import csv
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -131,9 +133,10 @@ def _decode(pictures: Iterator[_Picture], source: Path) -> ImageClasses:
 
 def _read_arrays(path: Path) -> ImageClasses:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # numpy leaves files open that it opened itself and finds damaged.
+        with path.open("rb") as file, zipfile.ZipFile(file), np.load(file) as arrays:
             images, labels = arrays["images"], arrays["labels"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path} holds no readable arrays `images` and `labels` without pickled objects: "
             f"{error}"
