@@ -38,6 +38,8 @@ def make_sampler(
     """
     try:
         envs = _make(env, tasks, episodes, observe_task, threads)
+    except InputError:
+        raise
     except (GymnasiumError, ModuleNotFoundError) as error:
         raise InputError(f"--env.id {env.id}: {str(error).splitlines()[0]}") from None
     except (TypeError, ValueError) as error:

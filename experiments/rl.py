@@ -11,10 +11,12 @@ import torch
 import metarl
 from metarl.errors import InputError
 from metarl.rl.clock import Clock
-from metarl.rl.maml import Collected, Weighting, collect_meta_batch, meta_step
+from metarl.rl.collect import Collected, collect_meta_batch
+from metarl.rl.maml import meta_step
 from metarl.rl.objectives import policy_objectives
 from metarl.rl.sampler import Sampler
 from metarl.rl.updates import adam_update, promp_update, trpo_update
+from metarl.rl.weighting import Weighting
 
 from .configs.rl import Config, EvaluateOptions
 from .environments import make_policy, make_sampler, paper_tasks
@@ -136,7 +138,7 @@ class PolicyLearner:
         scale = 1.0
         if config.lr_decay == "cosine":
             scale = 0.5 * (1 + math.cos(math.pi * min(iteration / config.iterations, 1)))
-        shared = {"mapping": self.mapping, "clock": clock}
+        shared: Any = {"mapping": self.mapping, "clock": clock}
         if config.update == "trpo":
             return trpo_update(
                 self.objectives,
@@ -251,6 +253,8 @@ class PolicyLearner:
 
 
 def _check(config: Config) -> None:
+    if config.sampling_correction != "off" and config.update == "promp":
+        raise InputError("--sampling-correction: goes with --update trpo or adam")
     if config.inner_steps == 0 and config.learned_lr != "no":
         raise InputError("--learned-lr: no inner step is trained with --inner-steps 0")
     if config.lr_per_step and config.learned_lr == "no":

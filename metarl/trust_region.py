@@ -98,13 +98,13 @@ def trust_region_step(
         NonFiniteError: loss, KL, gradient or a Fisher product are not finite at the start.
     """
     loss_before, kl, gradient = objective.gradient(params)
-    _require_finite({"loss": loss_before, "KL": kl})
-    _require_finite({f"outer gradient of {name}": g for name, g in gradient.items()})
+    require_finite({"loss": loss_before, "KL": kl})
+    require_finite({f"outer gradient of {name}": g for name, g in gradient.items()})
     g = _flat(gradient, params)
 
     def product(v: Tensor) -> Tensor:
         fv = _flat(objective.fisher(params, _like(v, params)), params)
-        _require_finite({"Fisher product": fv})
+        require_finite({"Fisher product": fv})
         return fv + damping * v
 
     direction, residual = conjugate_gradient(product, -g, steps=cg_steps)
@@ -135,7 +135,12 @@ def _like(flat: Tensor, params: Params) -> Params:
     return {name: part.view_as(p) for (name, p), part in zip(params.items(), parts, strict=True)}
 
 
-def _require_finite(tensors: dict[str, Tensor]) -> None:
+def require_finite(tensors: dict[str, Tensor]) -> None:
+    """Refuse what a meta-update must not build on.
+
+    Raises:
+        NonFiniteError: names the first that is not finite.
+    """
     for place, x in tensors.items():
         if not bool(torch.isfinite(x).all()):
             raise NonFiniteError(f"{place} is not finite before the meta-update", place=place)

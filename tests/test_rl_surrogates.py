@@ -162,7 +162,7 @@ def test_ratio_surrogates() -> None:
 
 def test_score_and_leave_one_out() -> None:
     log_probs, mask = torch.arange(6.0).reshape(2, 3), torch.tensor([[1.0, 1, 0], [1, 0, 0]])
-    assert surrogates.score(log_probs, mask) == 0 + 1 + 3
+    assert surrogates.score(log_probs, log_probs - 2, mask) == 2 + 2 + 2
     returns = torch.tensor([1.0, 2.0, 6.0])
     assert torch.allclose(surrogates.leave_one_out(returns), torch.tensor([-3.0, -1.5, 4.5]))
     assert torch.equal(surrogates.leave_one_out(torch.tensor([5.0])), torch.tensor([5.0]))

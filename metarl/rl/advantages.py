@@ -75,10 +75,19 @@ def standardize(x: Tensor, mask: Tensor, *, epsilon: float = 1e-8) -> Tensor:
         mask: 1 at valid steps, same shape.
         epsilon: added to the standard deviation, so equal entries give 0.
     """
+    centred, std = _centred(x, mask)
+    return centred / (std + epsilon)
+
+
+def masked_std(x: Tensor, mask: Tensor) -> Tensor:
+    """Standard deviation over one task's valid steps: ``(..., episode, time) -> (...)``."""
+    return _centred(x, mask)[1].squeeze((-2, -1))
+
+
+def _centred(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     count = mask.sum((-2, -1), keepdim=True).clamp(min=1)
     centred = (x - (x * mask).sum((-2, -1), keepdim=True) / count) * mask
-    std = (centred.square().sum((-2, -1), keepdim=True) / count).sqrt()
-    return centred / (std + epsilon)
+    return centred, (centred.square().sum((-2, -1), keepdim=True) / count).sqrt()
 
 
 def advantages(
@@ -121,6 +130,7 @@ def advantages(
     )
     if standardized:
         weights = standardize(weights, mask)
+    weights = weights.to(rollout.rewards.dtype)  # where what is too large becomes infinite
     finite = weights.isfinite().flatten(1).all(1)
     if not finite.all():
         task = int((~finite).nonzero()[0])
@@ -129,7 +139,7 @@ def advantages(
             place="advantage",
             task=task,
         )
-    return weights.to(rollout.rewards.dtype)
+    return weights
 
 
 @torch.no_grad()

@@ -1,13 +1,19 @@
 """What the losses need of rollouts: one meta-iteration's data."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.rl.distributions import Distribution
 from metarl.rl.rollout import Rollout
+from metarl.rl.surrogates import leave_one_out
+
+# Relative to rewards of order 1 this is rounding, not variation.
+_SMALLEST_UNIT = 1e-6
 
 
 class Batch(NamedTuple):
@@ -31,7 +37,7 @@ class MetaBatch(NamedTuple):
 
     supports: tuple[Batch, ...]  # one for each inner step, sampled before it
     query: Batch  # sampled after the last step
-    score_weights: Tensor  # (task,), of the sampling correction; zeros where it is off
+    score_weights: Tensor  # (task,), for the sampling correction: see `score_weights`
 
 
 def make_batch(rollout: Rollout, weights: Tensor) -> Batch:
@@ -39,8 +45,34 @@ def make_batch(rollout: Rollout, weights: Tensor) -> Batch:
     return Batch(rollout.observations, rollout.actions, weights, rollout.mask, rollout.distribution)
 
 
+def task_arrays(batches: Sequence[Batch], task: int) -> dict[str, NDArray[Any]]:
+    """One task's observations, actions, weights and masks ``<step>.<field>``, for a post-mortem."""
+    return {
+        f"{k}.{name}": x[task].detach().cpu().numpy()
+        for k, batch in enumerate(batches)
+        for name, x in zip(Batch._fields[:4], batch[:4], strict=True)
+    }
+
+
+def score_weights(returns: Tensor, unit: Tensor) -> Tensor:
+    """What the sampling correction credits each task's support with: ``(task,)``.
+
+    The return after adaptation minus the mean of the other tasks', in the units of the query's
+    weights; 0 where these are all alike, which leaves no unit.
+
+    Args:
+        returns: mean undiscounted return of each task's query ``(task,)``.
+        unit: what the query's weights were divided by ``(task,)``.
+    """
+    known = unit > _SMALLEST_UNIT
+    return torch.where(known, leave_one_out(returns) / torch.where(known, unit, 1.0), 0.0)
+
+
 def subsample(batch: MetaBatch, fraction: float, generator: torch.Generator) -> MetaBatch:
     """Keep the same random time steps of every support and of the query.
+
+    Those at which some episode still runs come first, so that short episodes are not lost among
+    the masked steps behind them.
 
     Args:
         batch: all time steps.
@@ -49,10 +81,13 @@ def subsample(batch: MetaBatch, fraction: float, generator: torch.Generator) -> 
     """
     if fraction >= 1:
         return batch
-    horizon = batch.query.mask.shape[2]
-    kept = max(1, math.ceil(fraction * horizon))
-    times = torch.randperm(horizon, generator=generator)[:kept].sort().values
-    times = times.to(batch.query.mask.device)
+    masks = [one.mask for one in (*batch.supports, batch.query)]
+    horizon = masks[0].shape[2]
+    running = torch.stack([mask.sum((0, 1)) for mask in masks]).any(0).cpu()
+    times = torch.randperm(horizon, generator=generator)
+    times = torch.cat((times[running[times]], times[~running[times]]))
+    kept = max(1, math.ceil(fraction * horizon))  # whatever runs: one shape, compiled once
+    times = times[:kept].sort().values.to(masks[0].device)
 
     def keep(one: Batch) -> Batch:
         old = type(one.old)(*(field.index_select(2, times) for field in one.old))

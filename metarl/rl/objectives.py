@@ -70,7 +70,7 @@ def policy_objectives(
             exact at horizon 1) or ``dice`` (exact).
         sampling_correction: ``emaml`` adds ``score weight * sum log pi(support)`` under the
             parameters that sampled it: together with ``loglik`` the exact meta-gradient of a finite
-            inner batch (Stadie et al. 2018; Al-Shedivat et al. 2018).
+            inner batch (Stadie et al. 2018; Al-Shedivat et al. 2018). Part of ``surrogate`` only.
         reduction: over the steps of a batch, inner and outer.
         clip: ratio bound of ``clipped``.
 
@@ -102,10 +102,17 @@ def policy_objectives(
             reduction=reduction,
         )
         if sampling_correction == "emaml":
+            # The surrogate holds the return of each episode, summed or divided by all steps.
+            episodes = query.mask[:, 0].sum()
+            unit = episodes if reduction == "sum" else episodes / query.mask.sum().clamp(min=1)
             for params, support in zip(path, data.supports, strict=False):
-                log_probs = log_prob(apply(params, support.observations), support.actions)
-                gain = gain + data.score_weights * surrogates.score(log_probs, support.mask)
-        return -gain, _mean(kl(query.old, new), query.mask)
+                score = surrogates.score(
+                    log_prob(apply(params, support.observations), support.actions),
+                    log_prob(support.old, support.actions),
+                    support.mask,
+                )
+                gain = gain + unit * data.score_weights * score
+        return -gain, surrogates.reduce(kl(query.old, new), query.mask)
 
     def clipped(theta: Params, data: tuple[MetaBatch, Tensor]) -> tuple[Tensor, Tensor]:
         batch, penalty = data
@@ -119,7 +126,8 @@ def policy_objectives(
             clip=clip,
         )
         drift = [
-            _mean(kl(s.old, now), s.mask) for s, now in zip(batch.supports, before, strict=True)
+            surrogates.reduce(kl(s.old, now), s.mask)
+            for s, now in zip(batch.supports, before, strict=True)
         ]
         inner_kl = torch.stack(drift).mean() if drift else gain.new_zeros(())
         return penalty * inner_kl - gain, inner_kl
@@ -134,7 +142,7 @@ def policy_objectives(
         here = type(here)(*(x.detach() for x in here))
 
         def slope(q: Distribution) -> Distribution:
-            return torch.func.grad(lambda q: _mean(kl(here, q), data.query.mask))(q)
+            return torch.func.grad(lambda q: surrogates.reduce(kl(here, q), data.query.mask))(q)
 
         # Pull-backs are linear, and pulling back through one pushes forward: compilers and
         # mappings support this for every operation, unlike forward-mode differentiation.
@@ -145,7 +153,3 @@ def policy_objectives(
         return product
 
     return PolicyObjectives(inner_loss, policies, surrogate, clipped, fisher)
-
-
-def _mean(x: Tensor, mask: Tensor) -> Tensor:
-    return (x * mask).sum() / mask.sum().clamp(min=1)

@@ -16,7 +16,8 @@ class Rollout(NamedTuple):
     """Whole episodes of many tasks; every row starts at a reset and is masked after its end.
 
     One task's slice, as a mapped loss sees it, lacks the leading dimension. Entries behind the
-    mask are finite and mean nothing. float32 unless said otherwise, on the policy's device.
+    mask are finite and mean nothing. Floats are recorded as float32; they come in the policy's type
+    and on its device.
     """
 
     observations: Tensor  # (task, episode, time, feature), s_t

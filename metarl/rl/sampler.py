@@ -133,7 +133,7 @@ class Sampler:
 
         with ThreadPoolExecutor(len(self.envs)) as pool:
             list(pool.map(run, range(len(self.envs))))
-        return self._finish(out, invalid)
+        return self._finish(out, invalid, like[0].dtype)
 
     def _groups(self) -> tuple[list[int], int]:
         """First rows of the groups, ``i`` running on environment ``i % len(envs)``; their end."""
@@ -164,20 +164,23 @@ class Sampler:
         # Where these rows are whole tasks the policy sees (task, episode), else (row, 1).
         whole = rows.start % self.episodes == rows.stop % self.episodes == 0
         group = self.episodes if whole else 1
-        device = next(iter(params.values())).device
+        like = next(iter(params.values()))
+        device, dtype = like.device, like.dtype
         index = torch.from_numpy(self._task_of(np.arange(rows.start, rows.stop, group))).to(device)
         own = {name: p[index] for name, p in params.items()}
 
         def act(observations: Tensor) -> Distribution:
             distribution = apply(
-                own, observations.to(device).reshape(-1, group, self._observation_dim)
+                own, observations.to(device, dtype).reshape(-1, group, self._observation_dim)
             )
             return type(distribution)(*(field.flatten(0, 1) for field in distribution))
 
         return act
 
-    def _finish(self, out: Rollout, invalid: NDArray[np.bool_]) -> tuple[Rollout, Counts]:
-        """Drop padding and invalid episodes; shape into (task, episode)."""
+    def _finish(
+        self, out: Rollout, invalid: NDArray[np.bool_], dtype: torch.dtype
+    ) -> tuple[Rollout, Counts]:
+        """Drop padding and invalid episodes; shape into (task, episode), floats of ``dtype``."""
         tasks, rows = len(self._tasks), len(self._tasks) * self.episodes
         out, invalid = map_rollout(operator.itemgetter(slice(rows)), out), invalid[:rows]
         check_finite(out, self.episodes)
@@ -200,7 +203,8 @@ class Sampler:
         device = out.log_probs.device
 
         def shaped(x: Tensor) -> Tensor:
-            return x.to(device).reshape(tasks, self.episodes, *x.shape[1:])
+            kind = dtype if x.is_floating_point() else x.dtype
+            return x.to(device, kind).reshape(tasks, self.episodes, *x.shape[1:])
 
         return map_rollout(shaped, out), counts
 

@@ -14,7 +14,8 @@ Reduction = Literal["mean", "sum"]
 InnerSurrogate = Literal["loglik", "lvc", "dice"]
 
 
-def _reduce(terms: Tensor, mask: Tensor, reduction: Reduction) -> Tensor:
+def reduce(terms: Tensor, mask: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Sum over valid steps, or that divided by their number (by 1 where there is none)."""
     total = (terms * mask).sum()
     return total if reduction == "sum" else total / mask.sum().clamp(min=1)
 
@@ -28,7 +29,7 @@ def loglik(
     is *not* that of J, not even at horizon 1: the terms that hold how the samples depend on the
     parameters are missing.
     """
-    return _reduce(log_probs * weights, mask, reduction)
+    return reduce(log_probs * weights, mask, reduction)
 
 
 def lvc(
@@ -39,7 +40,7 @@ def lvc(
     Expected gradient that of J, exactly. Expected Hessian exact at horizon 1; beyond it the
     products of different steps' score functions are left out, a bias bought for less variance.
     """
-    return _reduce(torch.exp(log_probs - log_probs.detach()) * weights, mask, reduction)
+    return reduce(torch.exp(log_probs - log_probs.detach()) * weights, mask, reduction)
 
 
 def dice(
@@ -51,7 +52,7 @@ def dice(
     rewards, or what `increments` makes of advantages.
     """
     c = torch.cumsum(log_probs * mask, -1)
-    return _reduce(torch.exp(c - c.detach()) * rewards, mask, reduction)
+    return reduce(torch.exp(c - c.detach()) * rewards, mask, reduction)
 
 
 def increments(weights: Tensor, mask: Tensor) -> Tensor:
@@ -93,14 +94,15 @@ def inner_surrogate(
     return dice(log_probs, increments(weights, mask), mask, reduction=reduction)
 
 
-def score(log_probs: Tensor, mask: Tensor) -> Tensor:
-    """``log p(D) = sum over all valid steps of log pi``: the E-MAML term's score function.
+def score(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
+    """``log p(D) - log p_old(D)``, a sum over *all* valid steps: the E-MAML term's score function.
 
     Times `leave_one_out` of the post-update returns, it adds to the meta-gradient how the support
     set itself depends on the parameters (Stadie et al. 2018). Exact together with `loglik` only:
-    `lvc` and `dice` hold that dependence in their curvature already.
+    `lvc` and `dice` hold that dependence in their curvature already. The constant makes it 0 at the
+    sampling policy, where the large ``log p(D)`` would drown the improvements of a line search.
     """
-    return (log_probs * mask).sum()
+    return ((log_probs - old_log_probs) * mask).sum()
 
 
 def leave_one_out(returns: Tensor) -> Tensor:
@@ -125,7 +127,7 @@ def ratio(
 
     Its gradient at the old policy is the policy gradient (Schulman et al. 2015, equation 14).
     """
-    return _reduce(torch.exp(log_probs - old_log_probs) * weights, mask, reduction)
+    return reduce(torch.exp(log_probs - old_log_probs) * weights, mask, reduction)
 
 
 def clipped_ratio(
@@ -138,4 +140,4 @@ def clipped_ratio(
     """
     r = torch.exp(log_probs - old_log_probs)
     bounded = torch.minimum(r * weights, r.clamp(1 - clip, 1 + clip) * weights)
-    return _reduce(bounded, mask, "mean")
+    return reduce(bounded, mask, "mean")

@@ -1,18 +1,21 @@
 """Meta-updates of a policy's initial parameters: TRPO, ProMP and Adam, on one objective."""
 
+import copy
 import functools
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from metarl.errors import NonFiniteError
 from metarl.mapping import ChunkFunction, each, resolve_mapping, run_chunks
-from metarl.objective import mean_over_tasks
+from metarl.objective import Objective, mean_over_tasks
 from metarl.params import Params
-from metarl.rl.batches import MetaBatch, subsample
+from metarl.rl.batches import MetaBatch, subsample, task_arrays
 from metarl.rl.clock import Clock
 from metarl.rl.distributions import Distribution
 from metarl.rl.objectives import PolicyObjectives
-from metarl.trust_region import trust_region_step
+from metarl.trust_region import require_finite, trust_region_step
 
 Metrics = dict[str, float]
 
@@ -97,8 +100,7 @@ def adam_update(
     """One step of a torch optimiser on the surrogate after adaptation; ``theta`` moves in place."""
     objective = mean_over_tasks(objectives.surrogate, data, mapping=mapping)
     with clock("gradient"):
-        loss, kl, gradient = objective.gradient(theta)
-        _descend(theta, gradient, optimizer)
+        loss, kl = _descend(objective, theta, optimizer)
     return {"loss": float(loss), "kl": float(kl), "step_accepted": 1.0}
 
 
@@ -122,16 +124,28 @@ def promp_update(
 
     Returns:
         Metrics and the next penalty.
+
+    Raises:
+        NonFiniteError: in any epoch; ``theta`` and the optimiser are as they were before the first.
     """
+    start = {name: p.detach().clone() for name, p in theta.items()}
+    moments = copy.deepcopy(optimizer.state_dict())
     weights = data.query.mask.new_full((len(data.query.mask),), penalty)
     objective = mean_over_tasks(objectives.clipped, (data, weights), mapping=mapping)
-    with clock("gradient"):
-        for _ in range(epochs):
-            loss, _, gradient = objective.gradient(theta)
-            _descend(theta, gradient, optimizer)
-    with clock("line_search"):
-        _, inner_kl = objective.value(theta)
-        _, kl = mean_over_tasks(objectives.surrogate, data, mapping=mapping).value(theta)
+    try:
+        with clock("gradient"):
+            for _ in range(epochs):
+                loss, _ = _descend(objective, theta, optimizer)
+        with clock("line_search"):
+            _, inner_kl = objective.value(theta)
+            _, kl = mean_over_tasks(objectives.surrogate, data, mapping=mapping).value(theta)
+            require_finite({"inner KL": inner_kl, "KL": kl})
+    except NonFiniteError:
+        with torch.no_grad():
+            for name, p in theta.items():
+                p.copy_(start[name])
+        optimizer.load_state_dict(moments)
+        raise
     drift = float(inner_kl)
     factor = 0.5 if drift < target_kl / 1.5 else 2.0 if drift > target_kl * 1.5 else 1.0
     metrics = {
@@ -141,17 +155,52 @@ def promp_update(
         "inner_kl": drift,
         "inner_kl_penalty": penalty,
     }
-    return metrics, penalty * factor
+    # Bounded, for what has been halved a thousand times would never come back.
+    return metrics, min(max(penalty * factor, 1e-6), 1e6)
 
 
-def _descend(theta: Params, gradient: Params, optimizer: torch.optim.Optimizer) -> None:
-    for name, g in gradient.items():
-        if not bool(g.isfinite().all()):
-            raise NonFiniteError(
-                f"outer gradient of {name} is not finite", place=f"outer gradient of {name}"
+def blame(
+    error: NonFiniteError, objectives: PolicyObjectives, theta: Params, data: MetaBatch
+) -> NonFiniteError:
+    """Name the task behind an error of a mean over tasks, with its data, where one can be found.
+
+    Args:
+        error: raised by an update, before ``theta`` moved.
+        objectives: the task functions.
+        theta: initial parameters.
+        data: of all tasks.
+    """
+    for task in range(len(data.score_weights)):
+        own = tree_map(lambda x, task=task: x[task : task + 1], data)
+        objective = mean_over_tasks(objectives.surrogate, own, mapping="vmap")
+        try:
+            _require_usable(*objective.gradient(theta))
+        except NonFiniteError as found:
+            return NonFiniteError(
+                f"{found} (task {task})",
+                place=found.place,
+                task=task,
+                batch=task_arrays((*data.supports, data.query), task),
             )
+    return error
+
+
+def _descend(
+    objective: Objective, theta: Params, optimizer: torch.optim.Optimizer
+) -> tuple[Tensor, Tensor]:
+    """One optimiser step; loss and KL before it."""
+    loss, kl, gradient = objective.gradient(theta)
+    _require_usable(loss, kl, gradient)
+    for name, g in gradient.items():
         theta[name].grad = g
     optimizer.step()
+    return loss, kl
+
+
+def _require_usable(loss: Tensor, kl: Tensor, gradient: Params) -> None:
+    # Squares too: infinite second moments would stop the optimiser for good.
+    squares = {f"outer gradient of {name}": g.square().sum() for name, g in gradient.items()}
+    require_finite({"loss": loss, "KL": kl, **squares})
 
 
 @functools.lru_cache(maxsize=8)
