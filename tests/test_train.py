@@ -221,8 +221,8 @@ def test_non_finite_stops_with_the_batch_kept(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError) as caught:
         go(tmp_path / "run", Toy(spoil=12))
     assert (caught.value.place, caught.value.task) == ("loss", 1)
-    kept = np.load(tmp_path / "run" / "failures" / "00000012.npz", allow_pickle=False)
-    assert np.isnan(kept["x"]).all()
+    with np.load(tmp_path / "run" / "failures" / "00000012.npz", allow_pickle=False) as kept:
+        assert np.isnan(kept["x"]).all()
     assert last(tmp_path / "run").iteration == 0
 
 
