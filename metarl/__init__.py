@@ -3,6 +3,7 @@
 Losses are written for one task; the core maps them over all tasks.
 """
 
+from .adaptation import adapt_path, adapt_tasks, adaptation_curve
 from .errors import (
     CheckpointError,
     InputError,
@@ -13,7 +14,7 @@ from .errors import (
 )
 from .inner import InnerLoop, Loss, adapt, extended_rates
 from .mapping import resolve_mapping
-from .meta import adapt_path, adapt_tasks, adaptation_curve, meta_loss, reptile_loss
+from .meta import meta_loss, reptile_loss
 from .objective import Objective, mean_over_tasks
 from .params import Params, expand_params, from_module, split_rates
 from .rates import learned_rates

@@ -1,4 +1,4 @@
-"""The meta-learner: adaptation of all tasks, and the loss of where it leads."""
+"""The meta-loss: how well all tasks do where adaptation leads them."""
 
 import dataclasses
 import functools
@@ -8,92 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils._pytree import tree_map
 
+from .adaptation import adapt_tasks, split_inner
 from .errors import InputError
 from .inner import InnerLoop, Loss, adapt_path_one, first
-from .mapping import ChunkFunction, count_tasks, each, resolve_mapping, run_chunks
+from .mapping import resolve_mapping, run_chunks
 from .objective import Reduce, gradients, mean_of_chunks, values
-from .params import Params, expand_params, split_rates
-
-
-def adapt_path(
-    loss: Loss, params: Params, supports: Sequence[Any], inner: InnerLoop, *, mapping: str = "auto"
-) -> list[Params]:
-    """Adapt to every task: ``theta_{k+1} = theta_k - lr_k * grad loss(theta_k, supports[k])``.
-
-    Differentiable in ``params`` under the caller's grad mode.
-
-    Args:
-        loss: of ONE task, ``(params, batch) -> scalar`` or NamedTuple with the loss first.
-        params: name -> ``shape``, shared by the tasks; learned step sizes as in `split_rates`.
-        supports: one batch for each inner step, tensors with a leading task dimension.
-        inner: how a task steps.
-        mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile`` (under no_grad only).
-
-    Returns:
-        ``[theta_0, ..., theta_K]``, each name -> ``(task, *shape)``, without step sizes.
-
-    Raises:
-        InputError: batches disagree on the number of tasks, or as `InnerLoop` says.
-    """
-    supports = tuple(supports)
-    if not supports:
-        raise InputError("adapt_path needs one support batch for each inner step, got none")
-    tasks = count_tasks(supports)
-    options, lr = _split_inner(inner, params)
-    chunks = run_chunks(
-        _paths(loss, options), (params, lr), supports, resolve_mapping(mapping, supports)
-    )
-    moved = [
-        {name: torch.cat([chunk[k][name] for chunk in chunks]) for name in chunks[0][k]}
-        for k in range(len(supports))
-    ]
-    start = expand_params(params, tasks)
-    return [start, *({**start, **step} for step in moved)]
-
-
-def adapt_tasks(
-    loss: Loss, params: Params, supports: Sequence[Any], inner: InnerLoop, *, mapping: str = "auto"
-) -> Params:
-    """Every task's parameters after all inner steps: the last of `adapt_path`."""
-    return adapt_path(loss, params, supports, inner, mapping=mapping)[-1]
-
-
-def adaptation_curve(
-    inner_loss: Loss,
-    outer_loss: Loss,
-    params: Params,
-    supports: Sequence[Any],
-    query: Any,
-    inner: InnerLoop,
-    *,
-    mapping: str = "auto",
-) -> Any:
-    """Outer loss of every task after k = 0..K inner steps, without a graph.
-
-    Args:
-        inner_loss: what a task descends, see `adapt_path`.
-        outer_loss: what is measured.
-        params: theta, learned step sizes among them.
-        supports: one batch for each inner step.
-        query: one batch, or a list of one for each k.
-        inner: how a task steps.
-        mapping: see `adapt_path`.
-
-    Returns:
-        What ``outer_loss`` returns, each field ``(K + 1, task)``.
-    """
-    with torch.no_grad():
-        path = adapt_path(inner_loss, params, supports, inner, mapping=mapping)
-        queries = query if isinstance(query, list) else [query] * len(path)
-        measure = _measures(outer_loss)
-        resolved = resolve_mapping(mapping, (supports, query))
-        rows = [
-            tree_map(lambda *x: torch.cat(x), *run_chunks(measure, (), (theta, q), resolved))
-            for theta, q in zip(path, queries, strict=True)
-        ]
-        return tree_map(lambda *x: torch.stack(x), *rows)
+from .params import Params, split_rates
 
 
 def meta_loss(
@@ -151,7 +72,7 @@ def meta_loss(
             "InnerLoop.lr holds tensors that require gradients, which meta_loss would not give "
             "them: merge learned step sizes into params (learned_rates), or detach these"
         )
-    options, lr = _split_inner(inner, params)
+    options, lr = split_inner(inner, params)
     fn = _adapted_loss(inner_loss, outer_loss, options, weights is not None)
     like = next(iter(params.values()))
     shared = (params, lr, None if weights is None else like.new_tensor(weights))
@@ -215,36 +136,6 @@ class _HeldGradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         return (None, None, *(slope * g for g in ctx.saved_tensors))
-
-
-def _split_inner(inner: InnerLoop, params: Params) -> tuple[InnerLoop, Params]:
-    """Options that a compiled function is built for, and the step sizes it takes as tensors.
-
-    A step size that reached it as a Python number would be compiled in, once for every value; so
-    would a weight of the multi-step loss.
-    """
-    model = split_rates(params)[0]
-    if isinstance(inner.lr, dict):
-        lr = inner.lr
-    else:
-        lr = {name: p.new_full((), inner.lr) for name, p in model.items()}
-    return dataclasses.replace(inner, lr=0.0), lr
-
-
-@functools.lru_cache(maxsize=64)
-def _paths(loss: Loss, options: InnerLoop) -> ChunkFunction:
-    def path(shared: Any, supports: Any) -> list[Params]:
-        params, lr = shared
-        names = [n for n in split_rates(params)[0] if options.adapted is None or options.adapted(n)]
-        steps = adapt_path_one(loss, params, supports, dataclasses.replace(options, lr=lr))
-        return [{name: step[name] for name in names} for step in steps[1:]]
-
-    return each(path)
-
-
-@functools.lru_cache(maxsize=64)
-def _measures(loss: Loss) -> ChunkFunction:
-    return each(lambda _, adapted: loss(*adapted))
 
 
 @functools.lru_cache(maxsize=64)

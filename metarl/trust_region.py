@@ -43,7 +43,7 @@ def conjugate_gradient(
         product: ``p -> A p``.
         b: right-hand side, ``(n,)``; not overwritten.
         steps: at most so many products.
-        tolerance: stop when the squared residual norm falls below it.
+        tolerance: stop when the squared residual norm falls below this multiple of b's.
 
     Returns:
         The solution so far and its residual ``b - A x``; where ``p' A p <= 0`` shows that A is
@@ -52,9 +52,9 @@ def conjugate_gradient(
     x = torch.zeros_like(b)
     r = b.clone()
     p = b.clone()
-    rr = r.dot(r)
+    rr = bb = r.dot(r)
     for _ in range(steps):
-        if not rr > tolerance:
+        if not rr > tolerance * bb:
             break
         ap = product(p)
         curvature = p.dot(ap)

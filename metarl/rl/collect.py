@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metarl.errors import NonFiniteError
 from metarl.inner import InnerLoop
-from metarl.meta import adapt_path
+from metarl.adaptation import adapt_path
 from metarl.params import Params, expand_params
 from metarl.rl.batches import Batch, MetaBatch, make_batch, score_weights, task_arrays
 from metarl.rl.clock import Clock

@@ -1,0 +1,128 @@
+"""Adaptation of all tasks: the parameters each passes through, and how well they do."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+from .errors import InputError
+from .inner import InnerLoop, Loss, adapt_path_one
+from .mapping import ChunkFunction, count_tasks, each, resolve_mapping, run_chunks
+from .params import Params, expand_params, split_rates
+
+
+def adapt_path(
+    loss: Loss, params: Params, supports: Sequence[Any], inner: InnerLoop, *, mapping: str = "auto"
+) -> list[Params]:
+    """Adapt to every task: ``theta_{k+1} = theta_k - lr_k * grad loss(theta_k, supports[k])``.
+
+    Differentiable in ``params`` under the caller's grad mode.
+
+    Args:
+        loss: of ONE task, ``(params, batch) -> scalar`` or NamedTuple with the loss first.
+        params: name -> ``shape``, shared by the tasks; learned step sizes as in `split_rates`.
+        supports: one batch for each inner step, tensors with a leading task dimension.
+        inner: how a task steps.
+        mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile``.
+
+    Returns:
+        ``[theta_0, ..., theta_K]``, each name -> ``(task, *shape)``, without step sizes.
+
+    Raises:
+        InputError: batches disagree on the number of tasks, or as `InnerLoop` says.
+    """
+    supports = tuple(supports)
+    if not supports:
+        raise InputError("adapt_path needs one support batch for each inner step, got none")
+    tasks = count_tasks(supports)
+    options, lr = split_inner(inner, params)
+    chunks = run_chunks(
+        _paths(loss, options), (params, lr), supports, resolve_mapping(mapping, supports)
+    )
+    moved = [
+        {name: torch.cat([chunk[k][name] for chunk in chunks]) for name in chunks[0][k]}
+        for k in range(len(supports))
+    ]
+    start = expand_params(params, tasks)
+    return [start, *({**start, **step} for step in moved)]
+
+
+def adapt_tasks(
+    loss: Loss, params: Params, supports: Sequence[Any], inner: InnerLoop, *, mapping: str = "auto"
+) -> Params:
+    """Every task's parameters after all inner steps: the last of `adapt_path`."""
+    return adapt_path(loss, params, supports, inner, mapping=mapping)[-1]
+
+
+def adaptation_curve(
+    inner_loss: Loss,
+    outer_loss: Loss,
+    params: Params,
+    supports: Sequence[Any],
+    query: Any,
+    inner: InnerLoop,
+    *,
+    mapping: str = "auto",
+) -> Any:
+    """Outer loss of every task after k = 0..K inner steps, without a graph.
+
+    Args:
+        inner_loss: what a task descends, see `adapt_path`.
+        outer_loss: what is measured.
+        params: theta, learned step sizes among them.
+        supports: one batch for each inner step.
+        query: one batch, or a list of one for each k.
+        inner: how a task steps.
+        mapping: see `adapt_path`.
+
+    Returns:
+        What ``outer_loss`` returns, each field ``(K + 1, task)``.
+    """
+    with torch.no_grad():
+        path = adapt_path(inner_loss, params, supports, inner, mapping=mapping)
+        queries = query if isinstance(query, list) else [query] * len(path)
+        if len(queries) != len(path):
+            raise InputError(
+                f"query is a list of {len(queries)} batches for {len(path)} points of the curve: "
+                "give one for each k = 0..K, or a single one for all"
+            )
+        measure = _measures(outer_loss)
+        resolved = resolve_mapping(mapping, (supports, query))
+        rows = [
+            tree_map(lambda *x: torch.cat(x), *run_chunks(measure, (), (theta, q), resolved))
+            for theta, q in zip(path, queries, strict=True)
+        ]
+        return tree_map(lambda *x: torch.stack(x), *rows)
+
+
+def split_inner(inner: InnerLoop, params: Params) -> tuple[InnerLoop, Params]:
+    """Options that a compiled function is built for, and the step sizes it takes as tensors.
+
+    A step size that reached it as a Python number would be compiled in, once for every value; so
+    would a weight of the multi-step loss.
+    """
+    model = split_rates(params)[0]
+    if isinstance(inner.lr, dict):
+        lr = inner.lr
+    else:
+        lr = {name: p.new_full((), inner.lr) for name, p in model.items()}
+    return dataclasses.replace(inner, lr=0.0), lr
+
+
+@functools.lru_cache(maxsize=64)
+def _paths(loss: Loss, options: InnerLoop) -> ChunkFunction:
+    def path(shared: Any, supports: Any) -> list[Params]:
+        params, lr = shared
+        names = [n for n in split_rates(params)[0] if options.adapted is None or options.adapted(n)]
+        steps = adapt_path_one(loss, params, supports, dataclasses.replace(options, lr=lr))
+        return [{name: step[name] for name in names} for step in steps[1:]]
+
+    return each(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _measures(loss: Loss) -> ChunkFunction:
+    return each(lambda _, adapted: loss(*adapted))
