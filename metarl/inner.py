@@ -129,19 +129,8 @@ def extended_rates(
 
 
 def first(output: Any) -> Tensor:
-    """The loss itself: the output, or the first field of a NamedTuple.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if isinstance(output, Tensor):
-        return output
-    if not hasattr(output, "_fields"):
-        raise InputError(
-            f"a loss returned a {type(output).__name__}: it must be a scalar tensor, or a "
-            "NamedTuple of such with the loss first"
-        )
-    loss: Tensor = output[0]
+    """The loss itself: the output, or its first field."""
+    loss: Tensor = output if isinstance(output, Tensor) else output[0]
     return loss
 
 

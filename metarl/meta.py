@@ -94,6 +94,11 @@ def meta_loss(
     loss = _HeldGradient.apply(first(outputs), in_order, *params.values())  # type: ignore[no-untyped-call]
     if isinstance(outputs, Tensor):
         return loss
+    if not hasattr(outputs, "_replace"):
+        raise InputError(
+            f"outer_loss returned a {type(outputs).__name__}: it must return a scalar, or a "
+            "NamedTuple of scalars with the loss first"
+        )
     return outputs._replace(**{outputs._fields[0]: loss})
 
 
