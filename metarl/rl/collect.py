@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metarl.adaptation import adapt_path
 from metarl.errors import NonFiniteError
 from metarl.inner import InnerLoop
-from metarl.adaptation import adapt_path
 from metarl.params import Params, expand_params
 from metarl.rl.batches import Batch, MetaBatch, make_batch, score_weights, task_arrays
 from metarl.rl.clock import Clock
