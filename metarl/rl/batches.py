@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from metarl.rl.distributions import Distribution
 from metarl.rl.rollout import Rollout
@@ -88,11 +89,5 @@ def subsample(batch: MetaBatch, fraction: float, generator: torch.Generator) -> 
     times = torch.cat((times[running[times]], times[~running[times]]))
     kept = max(1, math.ceil(fraction * horizon))  # whatever runs: one shape, compiled once
     times = times[:kept].sort().values.to(masks[0].device)
-
-    def keep(one: Batch) -> Batch:
-        old = type(one.old)(*(field.index_select(2, times) for field in one.old))
-        return Batch(*(x.index_select(2, times) for x in one[:4]), old)
-
-    return batch._replace(
-        supports=tuple(keep(support) for support in batch.supports), query=keep(batch.query)
-    )
+    supports, query = tree_map(lambda x: x.index_select(2, times), (batch.supports, batch.query))
+    return batch._replace(supports=supports, query=query)

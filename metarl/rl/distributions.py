@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+_EXPONENT = 60.0
 
 
 class Gaussian(NamedTuple):
@@ -53,15 +54,18 @@ def kl(p: Distribution, q: Distribution) -> Tensor:
     """Kullback-Leibler divergence KL(p || q), summed over action dimensions: ``(...)``.
 
     Gaussian: ``sum_i 1/2 (exp(2 d_i) - 1 + ((mean_p - mean_q) / std_q)^2) - d_i`` with
-    ``d = log_std_p - log_std_q``; exactly 0, with gradient exactly 0, where ``p`` equals ``q``.
+    ``d = log_std_p - log_std_q``. Categorical: ``sum_i p_i (exp(d_i) - 1 - d_i)`` with ``d = log q
+    - log p``, whose terms are all positive. Exactly 0, with gradient exactly 0, where p equals q.
     """
     if isinstance(p, Gaussian) and isinstance(q, Gaussian):
         d = p.log_std - q.log_std
         z = (p.mean - q.mean) * torch.exp(-q.log_std)
         return (0.5 * (torch.expm1(2 * d) + z * z) - d).sum(-1)
     if isinstance(p, Categorical) and isinstance(q, Categorical):
-        log_p, log_q = torch.log_softmax(p.logits, -1), torch.log_softmax(q.logits, -1)
-        return (log_p.exp() * (log_p - log_q)).sum(-1)
+        log_p = torch.log_softmax(p.logits, -1)
+        d = torch.log_softmax(q.logits, -1) - log_p
+        # The bound is for actions of next to no probability, where 0 times infinity is NaN.
+        return (log_p.exp() * (torch.expm1(d.clamp(max=_EXPONENT)) - d)).sum(-1)
     raise TypeError(f"KL between {type(p).__name__} and {type(q).__name__} is not defined")
 
 

@@ -69,13 +69,11 @@ def meta_step(
     )
     with clock("adapt"):
         data = old_policy(objectives, theta, collected.data, mapping=mapping)
+    # Before the update, which may move theta in place.
+    sampled = progress(collected)
+    sampled["inner_grad_norm"] = inner_gradient_norm(theta, collected.path, inner)
     try:
         new_theta, metrics = update(theta, data, clock)
     except NonFiniteError as error:
         raise blame(error, objectives, theta, data) from None
-    return new_theta, {
-        **progress(collected),
-        "inner_grad_norm": inner_gradient_norm(theta, collected.path, inner),
-        **metrics,
-        **clock.metrics(),
-    }
+    return new_theta, {**sampled, **metrics, **clock.metrics()}

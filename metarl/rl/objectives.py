@@ -138,17 +138,21 @@ def policy_objectives(
             return apply(adapted, data.query.observations)
 
         # J' M J v: the KL's gradient is zero here, so its Hessian needs no derivative of J.
-        here, pull_back = torch.func.vjp(policy, theta)
+        here, pull_back = torch.func.vjp(policy, theta)[:2]
         here = type(here)(*(x.detach() for x in here))
 
         def slope(q: Distribution) -> Distribution:
-            return torch.func.grad(lambda q: surrogates.reduce(kl(here, q), data.query.mask))(q)
+            def divergence(q: Distribution) -> Tensor:
+                return surrogates.reduce(kl(here, q), data.query.mask)
+
+            gradient: Distribution = torch.func.grad(divergence)(q)
+            return gradient
 
         # Pull-backs are linear, and pulling back through one pushes forward: compilers and
         # mappings support this for every operation, unlike forward-mode differentiation.
         zeros = type(here)(*(torch.zeros_like(x) for x in here))
-        _, push = torch.func.vjp(lambda u: pull_back(u)[0], zeros)
-        _, metric = torch.func.vjp(slope, here)
+        push = torch.func.vjp(lambda u: pull_back(u)[0], zeros)[1]
+        metric = torch.func.vjp(slope, here)[1]
         product: Params = pull_back(metric(push(v)[0])[0])[0]
         return product
 

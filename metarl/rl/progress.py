@@ -38,6 +38,7 @@ def progress(collected: Collected) -> dict[str, float]:
     return metrics
 
 
+@torch.no_grad()
 def inner_gradient_norm(theta: Params, path: list[Params], inner: InnerLoop) -> float:
     """Mean over tasks of the norm of the first inner step divided by its step sizes."""
     if len(path) < 2:
@@ -48,6 +49,6 @@ def inner_gradient_norm(theta: Params, path: list[Params], inner: InnerLoop) -> 
     total = torch.zeros(len(next(iter(path[0].values()))), dtype=torch.float64)
     for name in names:
         rate = rate_at(rates[name], params[name], 0)
-        step = ((path[0][name] - path[1][name]) / rate).detach().double()
+        step = ((path[0][name] - path[1][name]) / rate).double()
         total += step.nan_to_num(0.0, 0.0, 0.0).flatten(1).square().sum(1).cpu()
     return float(total.sqrt().mean())

@@ -1,0 +1,214 @@
+"""Objectives of adapting policies at the old policy, and their Fisher products."""
+
+from typing import Any
+
+import pytest
+import torch
+from adapting import ACT, EPISODES, TASKS, Problem, problem
+from oracles import F64, draw, flat, rel
+from torch import Tensor
+
+import metarl
+from metarl import InnerLoop, adapt, conjugate_gradient, mean_over_tasks
+from metarl.params import Params
+from metarl.rl.batches import MetaBatch, subsample
+from metarl.rl.objectives import policy_objectives
+from metarl.rl.updates import old_policy
+from metarl_experiments.configs.rl import Config, EnvConfig
+from metarl_experiments.machine import Machine
+from metarl_experiments.rl import PolicyLearner
+
+MAPPINGS = ("vmap", "chunk:1", "chunk:2")
+
+
+def one(data: MetaBatch, i: int) -> MetaBatch:
+    taken: MetaBatch = torch.utils._pytree.tree_map(lambda x: x[i], data)
+    return taken
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_ratio_is_one_and_kl_zero_at_the_old_policy(
+    mapping: str, steps: int, discrete: bool, dtype: torch.dtype
+) -> None:
+    p = problem(discrete=discrete, steps=steps, dtype=dtype)
+    data = old_policy(p.objectives, p.theta, p.data, mapping=mapping)
+    objective = mean_over_tasks(p.objectives.surrogate, data, mapping=mapping)
+    loss, kl, _ = objective.gradient(p.theta)
+    weights, mask = data.query.weights, data.query.mask
+    means = [(w * m).sum() / m.sum() for w, m in zip(weights, mask, strict=True)]
+    assert torch.allclose(loss, -torch.stack(means).mean(), rtol=1e-6)
+    assert torch.equal(objective.value(p.theta)[0], loss)
+    assert kl == 0
+    divergence = mean_over_tasks(
+        lambda theta, d: p.objectives.surrogate(theta, d)[::-1], data, mapping=mapping
+    )
+    assert not flat(divergence.gradient(p.theta)[2]).any()
+    ones = data.query._replace(weights=torch.ones_like(weights))
+    ratio = mean_over_tasks(p.objectives.surrogate, data._replace(query=ones), mapping=mapping)
+    assert ratio.value(p.theta)[0] == -1
+    # Mutant: an old policy that differs in the last bits, as the sampler's records do.
+    near = data.query.old._replace(**{data.query.old._fields[0]: data.query.old[0] * (1 + 1e-6)})
+    mutant = mean_over_tasks(
+        lambda theta, d: p.objectives.surrogate(theta, d)[::-1],
+        data._replace(query=data.query._replace(old=near)),
+        mapping=mapping,
+    )
+    assert flat(mutant.gradient(p.theta)[2]).any()
+
+
+def test_steps_behind_the_mask_count_for_nothing() -> None:
+    p = problem(steps=2, sampling_correction="emaml")
+    gradient = mean_over_tasks(p.objectives.surrogate, p.data).gradient(p.theta)
+
+    def spoilt(batch: Any) -> Any:
+        behind = 1 - batch.mask
+        return batch._replace(
+            weights=batch.weights + 9 * behind,
+            actions=batch.actions + 9 * behind[..., None],
+            observations=batch.observations + 9 * behind[..., None],
+        )
+
+    data = p.data._replace(supports=tuple(map(spoilt, p.data.supports)), query=spoilt(p.data.query))
+    data = old_policy(p.objectives, p.theta, data)
+    found = mean_over_tasks(p.objectives.surrogate, data).gradient(p.theta)
+    assert rel(flat(found[2]), flat(gradient[2])) < 1e-12
+
+
+def test_sampling_term_follows_the_reduction() -> None:
+    """Between sum and mean all of the outer gradient scales by one number, the term too."""
+    gradients = []
+    for reduction in ("sum", "mean"):
+        p = problem(sampling_correction="emaml", reduction=reduction, lr=0.0)
+        i = one(p.data, 0)
+        slope = torch.func.grad(lambda theta, i=i, p=p: p.objectives.surrogate(theta, i)[0])
+        gradients.append(flat(slope(p.theta)) * (i.query.mask.sum() if reduction == "mean" else 1))
+    assert rel(gradients[1], gradients[0]) < 1e-12
+
+
+def unflat(x: Tensor, like: Params) -> Params:
+    parts = torch.split(x, [p.numel() for p in like.values()])
+    return {n: part.view_as(p) for (n, p), part in zip(like.items(), parts, strict=True)}
+
+
+def dense(fn: Any, theta: Params) -> Tensor:
+    def g(x: Tensor) -> Tensor:
+        out = fn(unflat(x, theta))
+        return torch.cat([y.reshape(-1) for y in (out.values() if isinstance(out, dict) else out)])
+
+    jacobian: Tensor = torch.func.jacrev(g)(flat(theta))
+    return jacobian
+
+
+def policy_fisher(p: Problem, adapted: Params, data: MetaBatch) -> Tensor:
+    """Mean over valid steps of J' M J, M the Fisher matrix of the distribution's own fields."""
+    observations, mask = data.query.observations, data.query.mask.reshape(-1)
+    distribution = p.apply(adapted, observations)
+    J = dense(lambda params: p.apply(params, observations), adapted)
+    if hasattr(distribution, "logits"):
+        q = torch.softmax(distribution.logits, -1).reshape(-1, ACT)
+        metric = torch.block_diag(
+            *(m * (torch.diag(x) - torch.outer(x, x)) for m, x in zip(mask, q, strict=True))
+        )
+    else:
+        steps = mask.repeat_interleave(ACT)
+        precision = (-2 * distribution.log_std).exp().reshape(-1)
+        metric = torch.diag(torch.cat([steps * precision, 2 * steps]))
+    return J.T @ metric @ J / mask.sum()
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("discrete", [False, True])
+def test_fisher_through_adaptation(discrete: bool, steps: int) -> None:
+    p = problem(discrete=discrete, steps=steps)
+    truth, alone = [], []
+    for i in range(TASKS):
+        data = one(p.data, i)
+
+        def moved(theta: Params, data: MetaBatch = data) -> Params:
+            return adapt(p.objectives.inner_loss, theta, data.supports, p.inner)
+
+        F, J = policy_fisher(p, moved(p.theta), data), dense(moved, p.theta)
+        truth.append(J.T @ F @ J)
+        alone.append(F)
+    whole = torch.stack(truth).mean(0)
+    assert rel(torch.stack(alone).mean(0), whole) > 0.05  # mutant: F alone
+    directions = torch.eye(len(whole), dtype=F64)
+    for mapping, own, some in (
+        ("vmap", p.objectives.fisher, directions),
+        ("chunk:1", p.objectives.fisher, draw(3, len(whole))),
+        ("chunk:2", p.objectives.fisher, draw(3, len(whole))),
+        ("vmap", None, draw(3, len(whole))),  # the Hessian of the KL
+    ):
+        objective = mean_over_tasks(p.objectives.surrogate, p.data, fisher=own, mapping=mapping)
+        products = [flat(objective.fisher(p.theta, unflat(v, p.theta))) for v in some]
+        assert rel(torch.stack(products), some @ whole) < 1e-10
+
+
+def test_fisher_product_with_learned_step_sizes() -> None:
+    """Against the Hessian of the KL, whose derivative of J is multiplied by exactly 0."""
+    p = problem(steps=2)
+    theta = p.theta | metarl.learned_rates(p.theta, 0.3, per="element", steps=2)
+    v = {name: draw(*x.shape, seed=9) for name, x in theta.items()}
+    for first_order in (False, True):
+        objectives = policy_objectives(p.apply, InnerLoop(0.1, first_order))
+        data = old_policy(objectives, theta, p.data)
+        products = [
+            flat(mean_over_tasks(objectives.surrogate, data, fisher=f).fisher(theta, v))
+            for f in (objectives.fisher, None)
+        ]
+        assert rel(products[0], products[1]) < 1e-10
+
+
+def test_subsample_prefers_steps_that_run() -> None:
+    p = problem(steps=2)
+    early = torch.zeros_like(p.data.query.mask)
+    early[:, :, :2] = 1  # of six
+    data = p.data._replace(
+        query=p.data.query._replace(mask=early),
+        supports=tuple(s._replace(mask=early) for s in p.data.supports),
+    )
+    for seed in range(20):
+        few = subsample(data, 1 / 3, metarl.torch_stream(seed, "fisher"))
+        for batch in (*few.supports, few.query):
+            assert batch.mask.shape == (TASKS, EPISODES, 2)
+            assert batch.mask.all()
+            assert batch.old[0].shape[2] == 2
+    assert subsample(data, 1.0, metarl.torch_stream(0, "fisher")) is data
+    assert subsample(data, 1e-9, metarl.torch_stream(0, "fisher")).query.mask.shape[2] == 1
+
+
+# Cosine of the full trust-region direction with that of a tenth of the time steps, five draws.
+RECORDED = [0.726, 0.723, 0.773, 0.637, 0.656]
+GRADIENT = 0.305  # of the plain gradient with the full step
+
+
+def test_step_on_a_tenth_of_the_time_steps() -> None:
+    """Navigation, before training: near the full step, and far from the plain gradient."""
+    config = Config(EnvConfig("metarl/Navigation2D-v0", horizon=100), 1, 10, 10, inner_lr=0.5)
+    learner = PolicyLearner(config, Machine("cpu", "float32", 1, "auto", "off"))
+    theta = {name: p.detach() for name, p in learner.init(0).params.items()}
+    sampler = learner.sampler(*learner.rows)
+    tasks = sampler.sample_tasks(10, metarl.stream(0, "tasks"))
+    data = learner.adapt(theta, sampler, tasks, 1, 0).data
+    data = old_policy(learner.objectives, theta, data)
+    gradient = flat(mean_over_tasks(learner.objectives.surrogate, data).gradient(theta)[2])
+
+    def direction(fraction: float, seed: int = 0) -> Tensor:
+        few = subsample(data, fraction, metarl.torch_stream(seed, "fisher"))
+        objective = mean_over_tasks(
+            learner.objectives.surrogate, few, fisher=learner.objectives.fisher
+        )
+
+        def product(v: Tensor) -> Tensor:
+            return flat(objective.fisher(theta, unflat(v, theta))) + 1e-5 * v
+
+        return conjugate_gradient(product, -gradient, steps=10)[0]
+
+    full = direction(1.0)
+    cosines = [float(torch.cosine_similarity(full, direction(0.1, s), 0)) for s in range(5)]
+    assert cosines == pytest.approx(RECORDED, abs=0.05)
+    assert float(torch.cosine_similarity(full, -gradient, 0)) == pytest.approx(GRADIENT, abs=0.05)
+    assert min(cosines) > 0.55
