@@ -178,7 +178,7 @@ class PolicyLearner:
                 metarl.InnerLoop(first, adapted=self.inner.adapted),
                 trained_steps=max(config.inner_steps, 1),
                 steps=steps,
-                factor=config.later_lr_factor,
+                factors=config.later_lr_factors,
             )
         return collect_meta_batch(
             model,

@@ -177,7 +177,7 @@ class SinusoidLearner:
             self.inner,
             trained_steps=max(self.config.inner_steps, 1),
             steps=steps,
-            factor=self.config.later_lr_factor,
+            factors=self.config.later_lr_factors,
         )
         return metarl.adapt_path(
             self.loss, model, [support] * steps, inner, mapping=self.machine.mapping

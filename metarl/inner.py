@@ -101,12 +101,12 @@ def adapt(loss: Loss, params: Params, supports: Sequence[Any], inner: InnerLoop)
 
 
 def extended_rates(
-    theta: Params, inner: InnerLoop, *, trained_steps: int, steps: int, factor: float
+    theta: Params, inner: InnerLoop, *, trained_steps: int, steps: int, factors: Sequence[float]
 ) -> tuple[Params, InnerLoop]:
     """Step sizes for evaluating more steps than were trained.
 
-    The first ``trained_steps`` steps keep their rates, learned or fixed; each later one uses the
-    last of them times ``factor``.
+    The first ``trained_steps`` steps keep their rates, learned or fixed; the j-th later one uses
+    the last of them times ``factors[j]``, or times the last of the factors.
 
     Returns:
         theta without learned step sizes, and the inner loop that carries them, one a step.
@@ -123,7 +123,8 @@ def extended_rates(
             rate = torch.as_tensor(rate, dtype=p.dtype, device=p.device).detach()
             # One per tensor is written with the parameter's rank, so that no shape is ambiguous.
             rate = rate.reshape([1] * p.ndim) if rate.ndim == 0 else rate
-            each.append(rate if k < trained_steps else rate * factor)
+            later = k - trained_steps
+            each.append(rate if later < 0 else rate * factors[min(later, len(factors) - 1)])
         lr[name] = torch.stack(each)
     return params, InnerLoop(lr, inner.first_order, inner.adapted, inner.optimizer, inner.clip)
 

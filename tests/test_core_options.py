@@ -153,7 +153,7 @@ def test_evaluating_beyond_the_trained_steps() -> None:
     with torch.no_grad():
         for n, r in split_rates(theta)[1].items():
             r[1] = 0.002 if "weight" in n else 0.004
-    params, inner = extended_rates(theta, InnerLoop(), trained_steps=2, steps=5, factor=0.5)
+    params, inner = extended_rates(theta, InnerLoop(), trained_steps=2, steps=5, factors=[0.5])
     batch = S.supports[0]
     path = adapt_path(S.loss, params, [batch] * 5, inner)
     short = adapt_path(S.loss, theta, [batch] * 2, InnerLoop())

@@ -76,7 +76,7 @@ def reference_curve(
             curve[k, i] = float((learner.apply(theta, xq) - yq).square().mean().detach())
             loss = (learner.apply(theta, x) - y).square().mean()
             slopes = torch.autograd.grad(loss, list(theta.values()))
-            factor = 1.0 if k < max(config.inner_steps, 1) else config.later_lr_factor
+            factor = 1.0 if k < max(config.inner_steps, 1) else config.later_lr_factors[0]
             theta = {
                 n: (p - factor * rates.get(n, config.inner_lr) * g).detach().requires_grad_()
                 for (n, p), g in zip(theta.items(), slopes, strict=True)
@@ -88,8 +88,8 @@ def reference_curve(
     "config",
     [
         Config(),
-        Config(learned_lr="tensor", later_lr_factor=0.3),
-        Config(learned_lr="element", inner_steps=2, later_lr_factor=0.5),
+        Config(learned_lr="tensor", later_lr_factors=(0.3,)),
+        Config(learned_lr="element", inner_steps=2, later_lr_factors=(0.5,)),
         Config(inner_steps=0),
         Config(observe_task=True, inner_steps=0),
         Config(first_order=True),
@@ -107,11 +107,11 @@ def test_curve_equals_an_independent_reference(config: Config) -> None:
 
 def test_reference_sees_a_wrong_later_rate() -> None:
     """Mutant: the trained rate is kept beyond the trained steps."""
-    config = Config(learned_lr="tensor", later_lr_factor=0.3)
+    config = Config(learned_lr="tensor", later_lr_factors=(0.3,))
     learner, state, _ = trained(config, 20, machine=DOUBLE)
     params = detached(state.params)
     options = EvaluateOptions(tasks=4, steps=4)
-    mutant = SinusoidLearner(replace(config, later_lr_factor=1.0), DOUBLE)
+    mutant = SinusoidLearner(replace(config, later_lr_factors=(1.0,)), DOUBLE)
     curve = mutant.evaluate(params, options).per_task
     reference = reference_curve(learner, params, options)
     np.testing.assert_allclose(curve[:2], reference[:2], rtol=1e-9)

@@ -70,7 +70,8 @@ class Config:
         activation: between them.
         init_std: standard deviation of the actions at the start.
         min_std: its floor.
-        later_lr_factor: step sizes beyond the trained steps, as a multiple of the last trained one.
+        later_lr_factors: step sizes beyond the trained steps, as multiples of the last trained one;
+            the last of them serves all further steps.
         evaluation_lr: first step size in evaluations of untrained inner loops; inner_lr by default.
         evaluation_steps: K of the evaluation.
         evaluation_episodes: per task before each step of the evaluation; episodes by default.
@@ -106,7 +107,7 @@ class Config:
     activation: Literal["relu", "tanh"] = "relu"
     init_std: Positive = 1.0
     min_std: Positive = 1e-6
-    later_lr_factor: Rate = 0.5
+    later_lr_factors: tuple[Rate, ...] = (0.5,)
     evaluation_lr: Rate | None = None
     evaluation_steps: Steps = 3
     evaluation_episodes: Size | None = None

@@ -29,7 +29,8 @@ class Config:
         first_order: drop second derivatives (FOMAML).
         lr: step size of Adam, the meta-optimiser.
         lr_decay: none, or cosine down to zero over the iterations.
-        later_lr_factor: step sizes beyond the trained steps, as a multiple of the last trained one.
+        later_lr_factors: step sizes beyond the trained steps, as multiples of the last trained one;
+            the last of them serves all further steps.
         hidden: widths of the hidden layers, ReLU.
         init_std: weights start at a truncated normal of this standard deviation, biases at zero.
         observe_task: give the model amplitude and phase as inputs (the oracle).
@@ -50,7 +51,7 @@ class Config:
     first_order: bool = False
     lr: Rate = 1e-3
     lr_decay: Literal["none", "cosine"] = "none"
-    later_lr_factor: Rate = 1.0
+    later_lr_factors: tuple[Rate, ...] = (1.0,)
     hidden: tuple[Annotated[int, Range(1, 10_000)], ...] = (40, 40)
     init_std: Annotated[float, Range(0, 10, above=True)] = 0.01
     observe_task: bool = False
