@@ -15,7 +15,8 @@ class Experiment:
     Attributes:
         name: as on the command line; its presets stand in ``presets/<name>.json``.
         family: names the modules ``configs.<family>`` (``Config``, ``EvaluateOptions``; no torch),
-            ``<family>`` (``build(config, machine)``) and ``plots.<family>`` (``figures(runs)``).
+            ``<family>`` (``build(config, machine)``) and ``plots.<family>`` (``figures(runs,
+            curves)``, ``beside(runs)``, ``notes(runs)``).
         summary: one line.
         job_minutes: what ``make train`` trains for; None runs the preset to its end.
     """
@@ -34,7 +35,7 @@ class Experiment:
         return importlib.import_module(f".{self.family}", __package__)
 
     def plots(self) -> ModuleType:
-        """Module with ``figures(runs)``."""
+        """Module with ``figures``, and what else ``metarl report`` puts on the page."""
         return importlib.import_module(f".plots.{self.family}", __package__)
 
     def presets(self) -> dict[str, dict[str, Any]]:
@@ -50,6 +51,8 @@ _EXPERIMENTS = (
     Experiment("ant-velocity", "rl", "walk on four legs at a goal velocity", 60.0),
     Experiment("ant-direction", "rl", "walk on four legs forwards or backwards", 180.0),
     Experiment("ant-goal", "rl", "walk on four legs to a goal position", 60.0),
+    Experiment("omniglot", "images", "tell characters apart from one or five drawings of each"),
+    Experiment("mini-imagenet", "images", "tell objects apart from one or five photographs"),
     Experiment("maml", "rl", "any gymnasium environment with tasks (--env.id)"),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _EXPERIMENTS}

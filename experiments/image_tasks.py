@@ -1,0 +1,100 @@
+"""Where the tasks of the few-shot image experiments come from, and the net that sees them."""
+
+import functools
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from metarl.errors import InputError
+from metarl.images import (
+    DenseNet,
+    Episode,
+    ImageClasses,
+    PooledConvNet,
+    Split,
+    StridedConvNet,
+    load_mini_imagenet,
+    load_omniglot,
+    omniglot_split,
+    sample_episodes,
+)
+from metarl.images.mini_imagenet import SIZE as MINI_SIZE
+from metarl.images.omniglot import omniglot_sources
+
+from .configs.images import Config
+from .machine import Machine
+
+
+class Tasks(NamedTuple):
+    """Episodes: to adapt on, and to measure on."""
+
+    support: Episode
+    query: Episode
+
+
+def build_net(config: Config, generator: torch.Generator) -> torch.nn.Module:
+    """The network of a configuration, weights drawn from ``generator``."""
+    steps = config.steps if config.norm_per_step else None
+    mini = config.dataset == "mini-imagenet"
+    net: torch.nn.Module
+    if config.net == "dense":
+        inputs = 3 * MINI_SIZE**2 if mini else 784
+        net = DenseNet(config.ways, inputs=inputs, steps=steps, generator=generator)
+    elif config.net == "pooled":
+        size, channels = (MINI_SIZE, 3) if mini else (28, 1)
+        net = PooledConvNet(
+            config.ways, channels=channels, size=size, steps=steps, generator=generator
+        )
+    else:
+        net = StridedConvNet(config.ways, steps=steps, generator=generator)
+    return net
+
+
+class Source:
+    """Episodes of the configured data set; images are read when they are first wanted."""
+
+    def __init__(self, config: Config, machine: Machine) -> None:
+        self.config = config
+        self.machine = machine
+        self.classes = functools.cache(self._classes)
+
+    def check(self) -> None:
+        """Look whether the data set is there.
+
+        Raises:
+            InputError: it is not.
+        """
+        if self.config.dataset == "omniglot":
+            omniglot_sources(self.config.data)
+        else:
+            self._mini_root()
+
+    def _classes(self, split: Split) -> ImageClasses:
+        if self.config.dataset == "omniglot":
+            return omniglot_split(load_omniglot(self.config.data), split)
+        return load_mini_imagenet(self._mini_root(), split)
+
+    def _mini_root(self) -> Path:
+        root = self.config.data or os.environ.get("METARL_DATA")
+        if not root:
+            raise InputError("no data root: give --data DIR or set METARL_DATA")
+        return Path(root)
+
+    def tasks(self, split: Split, rng: np.random.Generator, tasks: int, queries: int) -> Tasks:
+        """Fresh episodes of a split."""
+        config = self.config
+        episodes = sample_episodes(
+            self.classes(split),
+            rng,
+            tasks=tasks,
+            ways=config.ways,
+            shots=config.shots,
+            queries=queries,
+            rotate=config.rotate and config.dataset == "omniglot",
+            device=self.machine.device,
+        )
+        dtype = self.machine.torch_dtype
+        return Tasks(*(e._replace(images=e.images.to(dtype)) for e in episodes))

@@ -1,0 +1,237 @@
+"""Few-shot images: what one meta-iteration is, how it is validated and evaluated."""
+
+import functools
+import math
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import metarl
+from metarl.errors import InputError, NonFiniteError
+from metarl.images import Episode, adapts, at_step, cross_entropy, repeat_support
+
+from .configs.images import Config, EvaluateOptions
+from .family import Evaluation, Metrics, State, mean_and_ci95
+from .image_tasks import Source, Tasks, build_net
+from .machine import Machine
+
+Mode = Literal["transductive", "support"]
+VALIDATION_SEED = 0
+# Tasks evaluated at once: bounds memory, and results do not depend on it.
+EVALUATED = 50
+MANY_QUERIES = 15
+
+
+def build(config: Config, machine: Machine) -> "ImagesLearner":
+    """Learner of the configuration; reads no image and compiles nothing yet."""
+    return ImagesLearner(config, machine)
+
+
+class ImagesLearner:
+    """The `Learner` of few-shot images; see `metarl_experiments.family`."""
+
+    shown = ("accuracy_before", "accuracy_after")
+    criterion = "accuracy_after"
+    higher_is_better = True
+
+    def __init__(self, config: Config, machine: Machine) -> None:
+        if config.dataset == "mini-imagenet" and config.net == "strided":
+            raise InputError("--net strided is Omniglot's: mini-imagenet takes pooled or dense")
+        self.config = config
+        # On a CPU a compiled chain of single tasks stays in the cache; what is not compiled gains
+        # from several tasks to each operation.
+        on_cpu = machine.device == "cpu"
+        compiled = "threads" if on_cpu else "vmap"
+        self.eager = machine.mapping.replace("auto", "chunk:8" if on_cpu else "vmap")
+        mapping = compiled if machine.compiled else self.eager
+        self.machine = replace(machine, mapping=machine.mapping.replace("auto", mapping))
+        self.inner = metarl.InnerLoop(config.inner_lr, config.first_order, adapts)
+        _, self.apply = metarl.from_module(self.net(0))
+        self.loss = cross_entropy(self.apply)
+        self.source = Source(config, machine)
+        self.validation_tasks = functools.cache(self._validation_tasks)
+
+    def net(self, seed: int) -> torch.nn.Module:
+        """Fresh weights."""
+        net = build_net(self.config, metarl.torch_stream(seed, "initial-weights"))
+        return net.to(device=self.machine.device, dtype=self.machine.torch_dtype)
+
+    def init(self, seed: int) -> State:
+        """Weights, perhaps learned step sizes, and Adam."""
+        config = self.config
+        self.source.check()
+        params, _ = metarl.from_module(self.net(seed))
+        if config.learned_lr != "no":
+            moving = {name: p for name, p in params.items() if adapts(name)}
+            steps = config.steps if config.lr_per_step else None
+            params |= metarl.learned_rates(
+                moving, config.inner_lr, per=config.learned_lr, steps=steps
+            )
+        fused = self.machine.device != "mps"
+        optimizer = torch.optim.Adam(params.values(), lr=config.lr, fused=fused)
+        return State(params, optimizer, {"seed": seed})
+
+    def train_tasks(self, seed: int, iteration: int) -> Tasks:
+        """The meta-batch of an iteration, a pure function of both numbers."""
+        rng = metarl.stream(seed, "train-tasks", iteration)
+        return self.source.tasks("train", rng, self.config.tasks, self.config.queries)
+
+    def _query(self, tasks: Tasks, step: int, mode: Mode) -> Episode:
+        reference = tasks.support if mode == "support" else None
+        return at_step(tasks.query, step, reference=reference)
+
+    def meta_loss(self, params: metarl.Params, tasks: Tasks) -> Any:
+        """Mean over tasks of loss and accuracy after adaptation, the loss with its gradient."""
+        config = self.config
+        return metarl.meta_loss(
+            self.loss,
+            self.loss,
+            params,
+            repeat_support(tasks.support, config.steps),
+            self._query(tasks, config.steps, config.batch_norm),
+            self.inner,
+            mapping=self.machine.mapping + ("+compile" if self.machine.compiled else ""),
+        )
+
+    def step(self, state: State, iteration: int) -> Metrics:
+        """One Adam step on the loss after adaptation."""
+        config = self.config
+        assert state.optimizer is not None
+        tasks = self.train_tasks(state.extra["seed"], iteration)
+        metrics: dict[str, float] = {}
+        if (iteration + 1) % config.log_every == 0:
+            before = self.curves(state.params, tasks, 1, config.batch_norm)
+            metrics["accuracy_before"] = float(before.accuracy[0].mean())
+        result = self.meta_loss(state.params, tasks)
+        torch.autograd.backward(result.loss)
+        gradients = [p.grad for p in state.params.values() if p.grad is not None]
+        metrics["loss_after"] = float(result.loss.detach())
+        metrics["accuracy_after"] = float(result.accuracy)
+        metrics["gradient_norm"] = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(metrics["loss_after"] + metrics["gradient_norm"]):
+            self._raise_non_finite(state, tasks, metrics)
+        if config.clip is not None:
+            torch.nn.utils.clip_grad_value_(state.params.values(), config.clip)
+        if config.lr_decay == "cosine":
+            turn = math.pi * min(iteration / config.iterations, 1)
+            state.optimizer.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(turn))
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        return metrics
+
+    def _raise_non_finite(self, state: State, tasks: Tasks, metrics: Metrics) -> None:
+        losses = self.curves(state.params, tasks, self.config.steps, self.config.batch_norm).loss
+        bad = torch.nonzero(~losses.isfinite().all(0)).flatten().tolist()
+        task = bad[0] if bad else None
+        place = "outer loss" if not math.isfinite(metrics["loss_after"]) else "outer gradient"
+        where = "" if task is None else f" in task {task} of the meta-batch"
+        batch = {
+            f"{name}.{field}": value
+            for name, episode in tasks._asdict().items()
+            for field, value in zip(("images", "labels"), episode, strict=False)
+        }
+        raise NonFiniteError(
+            f"the {place} is not finite{where}; lower --inner-lr or --lr",
+            place=place,
+            task=task,
+            batch={**batch, **state.params},
+        )
+
+    def _extended(
+        self, params: metarl.Params, steps: int
+    ) -> tuple[metarl.Params, metarl.InnerLoop]:
+        return metarl.extended_rates(
+            params,
+            self.inner,
+            trained_steps=self.config.steps,
+            steps=max(steps, 1),
+            factors=self.config.later_lr_factors,
+        )
+
+    @torch.no_grad()
+    def curves(self, params: metarl.Params, tasks: Tasks, steps: int, mode: Mode) -> Any:
+        """Loss and accuracy on the query after 0..steps steps, each (steps + 1, task)."""
+        model, inner = self._extended(params, steps)
+        return metarl.adaptation_curve(
+            self.loss,
+            self.loss,
+            model,
+            repeat_support(tasks.support, steps),
+            [self._query(tasks, k, mode) for k in range(steps + 1)],
+            inner,
+            mapping=self.eager,
+        )
+
+    @torch.no_grad()
+    def predictions(self, params: metarl.Params, tasks: Tasks, steps: int) -> Tensor:
+        """Classes predicted for the query after a number of steps, (task, image)."""
+        model, inner = self._extended(params, steps)
+        supports = repeat_support(tasks.support, steps)
+        theta = (
+            metarl.adapt_tasks(self.loss, model, supports, inner, mapping=self.eager)
+            if steps
+            else metarl.expand_params(model, len(tasks.query.labels))
+        )
+        query = self._query(tasks, steps, self.config.batch_norm)
+        rows = [
+            self.apply(
+                {name: p[i] for name, p in theta.items()},
+                query.images[i],
+                None if query.reference is None else query.reference[i],
+                query.step,
+            )
+            for i in range(len(query.labels))
+        ]
+        return torch.stack(rows).argmax(-1)
+
+    def _validation_tasks(self) -> Tasks:
+        rng = metarl.stream(VALIDATION_SEED, "validation-tasks")
+        return self.source.tasks(
+            "validation", rng, self.config.validation_tasks, self.config.queries
+        )
+
+    def validate(self, state: State) -> Metrics:
+        """Accuracy before and after the trained number of steps, on fixed tasks."""
+        config = self.config
+        curves = self._chunked(
+            state.params, self.validation_tasks(), config.steps, config.batch_norm
+        )
+        accuracy = curves["accuracy"]
+        return {
+            "accuracy_before": float(accuracy[0].mean()),
+            "accuracy_after": float(accuracy[-1].mean()),
+            "loss_after": float(curves["loss"][-1].mean()),
+        }
+
+    def evaluate(self, params: metarl.Params, options: EvaluateOptions) -> Evaluation:
+        """Accuracy curves in the run's own mode; the other mode and 15 queries as variants."""
+        config = self.config
+        steps = config.test_steps if options.steps is None else options.steps
+        variants: dict[str, Any] = {"ways": config.ways, "shots": config.shots}
+        found: dict[tuple[str, int], np.ndarray] = {}
+        for queries in dict.fromkeys((config.shots, MANY_QUERIES)):
+            rng = metarl.stream(options.task_seed, "test-tasks", queries)
+            tasks = self.source.tasks("test", rng, options.tasks, queries)
+            for mode in ("transductive", "support"):
+                curve = self._chunked(params, tasks, steps, mode)["accuracy"]
+                found[mode, queries] = curve
+                variants[f"{mode}, {queries} queries"] = mean_and_ci95(curve)
+        return Evaluation("accuracy", found[config.batch_norm, config.shots], variants)
+
+    def _chunked(
+        self, params: metarl.Params, tasks: Tasks, steps: int, mode: Mode
+    ) -> dict[str, np.ndarray]:
+        """Curves of many tasks, some at a time; name -> (steps + 1, task)."""
+        rows = []
+        for i in range(0, len(tasks.query.labels), EVALUATED):
+            part = Tasks(
+                *(Episode(e.images[i : i + EVALUATED], e.labels[i : i + EVALUATED]) for e in tasks)
+            )
+            rows.append(self.curves(params, part, steps, mode))
+        return {
+            name: torch.cat([getattr(row, name) for row in rows], 1).cpu().double().numpy()
+            for name in ("loss", "accuracy")
+        }

@@ -1,0 +1,121 @@
+"""Figures of few-shot images: accuracy against inner steps, learning curves, test episodes."""
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib.figure import Figure as Canvas
+
+import metarl
+from metarl.errors import InputError
+
+from ..catalog import package_data
+from ..evaluate import Loaded
+from ..image_tasks import Tasks
+from ..images import ImagesLearner
+from .curves import Curve, Points, adaptation_curves, learning_curves
+from .style import COLOURS, Figure, draw, ink
+
+SHEET_TASKS = 2
+SHEET_QUERIES = 3
+PUBLISHED = ("MAML", "first order", "MAML, no convolutions", "MAML++")
+
+
+def beside(runs: Sequence[Loaded]) -> dict[str, str]:
+    """Groups of shipped runs of the same ways and shots to stand beside these."""
+    return {group(loaded): f"{group(loaded)} (shipped)" for loaded in runs}
+
+
+def group(loaded: Loaded) -> str:
+    """Name of the setting, such as ``omniglot-5way-1shot``."""
+    learner = loaded.learner
+    assert isinstance(learner, ImagesLearner)
+    config = learner.config
+    return f"{config.dataset}-{config.ways}way-{config.shots}shot"
+
+
+def notes(runs: Sequence[Loaded]) -> list[tuple[str, str]]:
+    """Further text of the page; there is none."""
+    del runs
+    return []
+
+
+def published(loaded: Loaded) -> list[Points]:
+    """The paper's accuracies for the run's ways and shots, at the paper's number of steps."""
+    learner = loaded.learner
+    assert isinstance(learner, ImagesLearner)
+    table = package_data("paper", "images")
+    if group(loaded) not in table["columns"]:
+        return []
+    column = table["columns"].index(group(loaded))
+    return [
+        Points(f"{label} (published)", {learner.config.test_steps: table["rows"][label][column][0]})
+        for label in PUBLISHED
+        if table["rows"][label][column] is not None
+    ]
+
+
+def figures(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[Figure]:
+    """Adaptation curves, a sheet of test episodes where the data set is at hand, learning curves.
+
+    Args:
+        runs: label and run.
+        curves: their evaluations, and those of shipped runs to stand beside them.
+    """
+    groups = {group(loaded) for _, loaded in runs}
+    points = published(runs[0][1]) if len(groups) == 1 else []
+    drawn = [adaptation_curves(curves, points), learning_curves(runs)]
+    try:
+        drawn.insert(1, sheet(*runs[0]))
+    except InputError:
+        # A report of shipped runs needs no pictures.
+        return drawn
+    return drawn
+
+
+def sheet(label: str, loaded: Loaded) -> Figure:
+    """Test episodes: support, and queries with the predictions before and after adaptation."""
+    learner = loaded.learner
+    assert isinstance(learner, ImagesLearner)
+    ways, steps = min(learner.config.ways, 10), learner.config.test_steps
+    tasks = learner.source.tasks("test", metarl.stream(0, "sheet"), SHEET_TASKS, SHEET_QUERIES)
+    before, after = (learner.predictions(loaded.params, tasks, k) for k in (0, steps))
+    rows: list[list[object]] = [["task", "query", "class", "before", "after"]]
+    for t in range(SHEET_TASKS):
+        for q, truth in enumerate(tasks.query.labels[t].tolist()):
+            rows.append([t, q, truth, int(before[t, q]), int(after[t, q])])
+
+    def paint(canvas: Canvas) -> None:
+        grid = canvas.subplots(SHEET_TASKS * (1 + SHEET_QUERIES), ways, squeeze=False)
+        for t in range(SHEET_TASKS):
+            top = t * (1 + SHEET_QUERIES)
+            for way in range(ways):
+                _picture(grid[top][way], tasks, "support", t, way * learner.config.shots)
+                grid[top][way].set_title(f"class {way}", fontsize=8)
+                for k in range(SHEET_QUERIES):
+                    q = way * SHEET_QUERIES + k
+                    axes = grid[top + 1 + k][way]
+                    _picture(axes, tasks, "query", t, q)
+                    right = int(after[t, q]) == way
+                    axes.set_title(
+                        f"{int(before[t, q])} → {int(after[t, q])}{'' if right else ' ✗'}",
+                        fontsize=8,
+                        color=ink() if right else COLOURS[4],
+                    )
+
+    return draw(
+        paint,
+        name="episodes",
+        title="Test episodes",
+        caption=f"{label}: {SHEET_TASKS} test tasks. Above, an image of each class that the model "
+        f"adapts on; below, new ones with the class predicted before → after {steps} gradient "
+        "steps; ✗ marks what is wrong after adaptation.",
+        rows=rows,
+        size=(0.9 * ways + 0.5, 1.05 * SHEET_TASKS * (1 + SHEET_QUERIES)),
+    )
+
+
+def _picture(axes: object, tasks: Tasks, part: str, task: int, index: int) -> None:
+    image = getattr(tasks, part).images[task, index].float().cpu()
+    pixels = (1 - image[0]) if len(image) == 1 else image.movedim(0, -1)
+    axes.imshow(torch.clamp(pixels, 0, 1).numpy(), cmap="gray", vmin=0, vmax=1)  # type: ignore[attr-defined]
+    axes.set_axis_off()  # type: ignore[attr-defined]

@@ -1,0 +1,149 @@
+"""The experiment family: configuration, one iteration, validation, evaluation, resuming."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from images_data import glyphs
+
+from metarl import from_module, split_rates, stream
+from metarl.errors import InputError, NonFiniteError
+from metarl.images import sample_episodes
+from metarl_experiments.bench.omniglot import as_kernel, gradient, loop_gradient
+from metarl_experiments.configs.images import Config, EvaluateOptions
+from metarl_experiments.image_tasks import Tasks
+from metarl_experiments.images import ImagesLearner, build
+from metarl_experiments.machine import Machine, resolve
+
+SMALL = Config(net="dense", meta_batch=3, validation_tasks=4, log_every=2, inner_lr=0.5)
+MACHINE = resolve(Machine(device="cpu", compile="off"), threads=1)
+OPTIONS = EvaluateOptions(tasks=5)
+
+
+@pytest.fixture
+def learner(monkeypatch: pytest.MonkeyPatch) -> ImagesLearner:
+    return learner_of(SMALL, monkeypatch)
+
+
+def learner_of(config: Config, monkeypatch: pytest.MonkeyPatch) -> ImagesLearner:
+    monkeypatch.setattr("metarl_experiments.image_tasks.omniglot_sources", lambda _: [])
+    monkeypatch.setattr("metarl_experiments.image_tasks.load_omniglot", lambda _: glyphs(1623))
+    return build(config, MACHINE)
+
+
+@pytest.mark.parametrize(
+    ("config", "tasks", "steps", "test_steps", "queries"),
+    [
+        (Config(), 32, 1, 3, 1),
+        (Config(ways=20), 16, 5, 5, 1),
+        (Config(shots=5), 32, 1, 3, 5),
+        (Config(dataset="mini-imagenet", query=15), 4, 5, 10, 15),
+        (Config(dataset="mini-imagenet", shots=5, query=15), 2, 5, 10, 15),
+        (Config(meta_batch=7, inner_steps=2), 7, 2, 3, 1),
+    ],
+)
+def test_what_is_left_open_is_the_papers(
+    config: Config, tasks: int, steps: int, test_steps: int, queries: int
+) -> None:
+    assert (config.tasks, config.steps, config.test_steps) == (tasks, steps, test_steps)
+    assert config.queries == queries
+
+
+def test_iterations_are_a_function_of_their_number(learner: ImagesLearner) -> None:
+    straight, resumed = learner.init(3), learner.init(3)
+    for i in range(4):
+        metrics = learner.step(straight, i)
+    assert ("accuracy_before" in metrics) == (4 % SMALL.log_every == 0)
+    for i in range(2):
+        learner.step(resumed, i)
+    learner.validate(resumed)
+    learner.evaluate(resumed.params, OPTIONS)
+    for i in range(2, 4):
+        learner.step(resumed, i)
+    assert all(torch.equal(straight.params[n], resumed.params[n]) for n in straight.params)
+    other = learner.init(4)
+    assert not torch.equal(other.params["weights.0"], learner.init(3).params["weights.0"])
+
+
+def test_splits_do_not_meet(learner: ImagesLearner) -> None:
+    names = [set(learner.source.classes(s).names) for s in ("train", "validation", "test")]
+    assert [len(n) for n in names] == [1100, 100, 423]
+    assert len(set.union(*names)) == 1623
+
+
+@pytest.mark.parametrize("mode", ["transductive", "support"])
+def test_evaluation(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learner_of(replace(SMALL, batch_norm=mode), monkeypatch)
+    state = learner.init(0)
+    found = learner.evaluate(state.params, OPTIONS)
+    assert found.metric == "accuracy"
+    assert found.per_task.shape == (4, 5)
+    assert found.per_task.min() >= 0
+    assert found.per_task.max() <= 1
+    names = {f"{m}, {q} queries" for m in ("transductive", "support") for q in (1, 15)}
+    assert set(found.variants) == {"ways", "shots", *names}
+    assert found.variants[f"{mode}, 1 queries"]["mean"] == found.per_task.mean(1).tolist()
+    # More steps leave the earlier points alone.
+    longer = learner.evaluate(state.params, replace(OPTIONS, steps=5)).per_task
+    assert np.array_equal(longer[:4], found.per_task)
+
+
+@pytest.mark.parametrize("per", ["tensor", "element"])
+def test_learned_rates_and_per_step_norms(per: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(
+        SMALL, learned_lr=per, lr_per_step=True, norm_per_step=True, inner_steps=2, clip=1.0
+    )
+    learner = learner_of(config, monkeypatch)
+    state = learner.init(0)
+    before = {n: p.detach().clone() for n, p in state.params.items()}
+    learner.step(state, 0)
+    model, rates = split_rates(state.params)
+    assert set(rates) == {n for n in model if "norms" not in n}
+    assert tuple(model["norms.0.gamma"].shape) == (2, 256)
+    assert all(not torch.equal(before[n], p) for n, p in state.params.items())
+    assert np.isfinite(learner.evaluate(state.params, OPTIONS).per_task).all()
+
+
+def test_non_finite_is_caught_before_theta_is_spoilt(learner: ImagesLearner) -> None:
+    state = learner.init(0)
+    state.params["head.bias"].data[0] = float("nan")
+    before = state.params["weights.0"].detach().clone()
+    with pytest.raises(NonFiniteError, match="outer loss is not finite in task 0") as error:
+        learner.step(state, 0)
+    assert "support.images" in error.value.batch
+    assert torch.equal(state.params["weights.0"], before)
+
+
+def test_bad_choices_are_input_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("METARL_DATA", raising=False)
+    with pytest.raises(InputError, match="--net strided"):
+        build(Config(dataset="mini-imagenet"), MACHINE)
+    for config in (SMALL, replace(SMALL, dataset="mini-imagenet")):
+        with pytest.raises(InputError, match="--data DIR"):
+            build(config, MACHINE).init(0)
+    with pytest.raises(InputError, match="metarl download"):
+        build(replace(SMALL, data=str(tmp_path)), MACHINE).init(0)
+
+
+@pytest.mark.parametrize("mapping", ["chunk:2", "vmap"])
+def test_bench_compares_equal_gradients(mapping: str) -> None:
+    learner = build(
+        Config(inner_lr=0.5), replace(MACHINE, mapping=mapping, dtype="float64", compile="off")
+    )
+    params, _ = from_module(learner.net(0))
+    tasks = Tasks(
+        *(
+            e._replace(images=e.images.double())
+            for e in sample_episodes(
+                glyphs(12), stream(0, "e", 0), tasks=3, ways=5, shots=1, queries=1
+            )
+        )
+    )
+    ours = gradient(learner, params, tasks)
+    loop = loop_gradient({n: as_kernel(p) for n, p in params.items()}, tasks, 0.5)
+    for name, found in ours.items():
+        truth = loop[name]
+        truth = truth.permute(2, 3, 1, 0).reshape(found.shape) if truth.ndim == 4 else truth
+        assert float((found - truth).norm()) < 1e-10 * float(truth.norm())
