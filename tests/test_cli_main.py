@@ -101,6 +101,7 @@ def test_help_of_an_experiment_documents_its_fields(capsys: pytest.CaptureFixtur
         (["train", "sinusoid", "--seed", ""], "--seed"),
         (["train", "sinusoid", "--seed", "1", "--seed=2"], "--seed"),
         (["train", "sinusoid", "--minutes", "0"], "--minutes"),
+        (["train", "sinusoid", "--out=--nope"], "--out"),
         (["train", "sinusoid", "--out", "a\0b"], "NUL"),
         (["train", "sinusoid", "--device", "tpu"], "--device"),
         (["train", "sinusoid", "--mapping", "loop"], "mapping"),

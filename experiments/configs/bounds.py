@@ -29,10 +29,11 @@ def option_name(*path: str) -> str:
 
 
 def check_ranges(config: Any, *path: str) -> None:
-    """Check every number of a dataclass, nested ones too.
+    """Check every number and text of a dataclass, nested ones too.
 
     Raises:
-        ValueError: a number that is not finite or outside its range; the message names the option.
+        ValueError: a number that is not finite or outside its range, or a text that is another
+            option, swallowed as a value; the message names the option.
     """
     hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
@@ -45,6 +46,8 @@ def check_ranges(config: Any, *path: str) -> None:
         element = get_args(hint)[0] if get_origin(hint) is tuple else hint
         limits = [m for m in getattr(element, "__metadata__", ()) if isinstance(m, Range)]
         for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, str) and number.startswith("--"):
+                raise ValueError(f"{option_name(*here)}: needs a value, {number} is an option")
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{option_name(*here)}: must be finite, got {number}")
             for limit in limits:
