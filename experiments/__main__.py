@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "meta-train an experiment into a run directory",
     "evaluate": "adaptation curves of a run on held-out tasks",
     "report": "figures and one self-contained page",
+    "render": "a film of a policy before and after adaptation",
     "check": "whether an environment keeps the contract that training needs",
     "bench": "ratios of speeds, timed beside a limit or an alternative",
     "download": "fetch a data set from its official place",
@@ -27,6 +28,7 @@ HELP = """usage: metarl COMMAND ...
   metarl evaluate RUN [--tasks N] [--steps K] [--task-seed S] [--last] [--compare RUN ...]
                       [--out FILE.json]
   metarl report RUN [RUN ...] [--out DIR]
+  metarl render RUN [--out FILE.mp4|.gif] [--tasks N] [--steps K ...]
   metarl check ENVIRONMENT
   metarl bench [NAME ...] [--repetitions N] [--out FILE.json]
   metarl download DATASET [--data DIR]

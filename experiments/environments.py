@@ -1,5 +1,8 @@
 """Samplers on the environment of a configuration."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -19,8 +22,9 @@ from .configs.rl import Config, EnvConfig
 
 # Rows that are stepped together where every environment is an object of its own.
 PLAIN_ROWS = 64
+NAVIGATION = "metarl/Navigation2D-v0"
 PAPER_GOALS = {
-    "metarl/Navigation2D-v0": ("navigation", "goal"),
+    NAVIGATION: ("navigation", "goal"),
     "metarl/HalfCheetahVelocity-v0": ("cheetah-velocity", "velocity"),
     "metarl/HalfCheetahDirection-v0": ("cheetah-direction", "direction"),
     "metarl/AntVelocity-v0": ("ant-velocity", "velocity"),
@@ -36,43 +40,74 @@ def make_sampler(
     Raises:
         InputError: no such environment, or options that it does not take.
     """
+    with _refusals(env):
+        if env.id in metarl_envs.WORLDS:
+            options = _options(env, observe_task)
+            envs = make_halves(env.id, tasks=tasks, episodes=episodes, threads=threads, **options)
+        else:
+            rows = env.workers or min(tasks * episodes, PLAIN_ROWS)
+            envs = [_make_plain(env, rows, observe_task)]
+    return Sampler(envs, episodes=episodes, horizon=env.horizon)
+
+
+def make_drawn(env: EnvConfig, rows: int, *, observe_task: bool) -> VectorEnv[Any, Any, Any]:
+    """Vector environment in this process whose ``render()`` gives a picture of every row.
+
+    Raises:
+        InputError: no such environment, or one that has no pictures.
+    """
+    with _refusals(env):
+        if env.id in metarl_envs.WORLDS:
+            options = _options(env, observe_task)
+            return gymnasium.make_vec(env.id, num_envs=rows, render_mode="rgb_array", **options)
+        with gymnasium.make(env.id, disable_env_checker=True) as one:
+            modes = one.metadata.get("render_modes", [])
+        if "rgb_array" not in modes:
+            raise InputError(f"--env.id {env.id}: has no render mode rgb_array, so no pictures")
+        plain = replace(env, workers=0)
+        return _make_plain(plain, rows, observe_task, render_mode="rgb_array")
+
+
+@contextmanager
+def _refusals(env: EnvConfig) -> Iterator[None]:
+    """Turn what gymnasium and environments raise while one is made into one line."""
     try:
-        envs = _make(env, tasks, episodes, observe_task, threads)
-    except InputError:
-        raise
+        yield
     except (GymnasiumError, ModuleNotFoundError) as error:
         raise InputError(f"--env.id {env.id}: {str(error).splitlines()[0]}") from None
     except (TypeError, ValueError) as error:
         raise InputError(f"--env: {env.id} refuses its options: {error}") from None
-    return Sampler(envs, episodes=episodes, horizon=env.horizon)
 
 
-def _make(
-    env: EnvConfig, tasks: int, episodes: int, observe_task: bool, threads: int
-) -> list[VectorEnv[Any, Any, Any]]:
-    if env.id in metarl_envs.WORLDS:
-        options: dict[str, Any] = {
-            "physics": env.physics,
-            "horizon": env.horizon,
-            "observe_task": observe_task,
-        }
-        if env.task_range is not None:
-            options["task_range"] = env.task_range
-        if env.sparse:
-            options["sparse"] = True
-        return make_halves(env.id, tasks=tasks, episodes=episodes, threads=threads, **options)
+def _options(env: EnvConfig, observe_task: bool) -> dict[str, Any]:
+    """Arguments of metarl's own environments."""
+    options: dict[str, Any] = {
+        "physics": env.physics,
+        "horizon": env.horizon,
+        "observe_task": observe_task,
+    }
+    if env.task_range is not None:
+        options["task_range"] = env.task_range
+    if env.sparse:
+        options["sparse"] = True
+    return options
+
+
+def _make_plain(
+    env: EnvConfig, rows: int, observe_task: bool, **options: Any
+) -> VectorEnv[Any, Any, Any]:
+    """Rows of an environment without a vector environment of its own."""
     own = {"physics": env.physics != "paper", "task_range": env.task_range, "sparse": env.sparse}
     for name, given in {**own, "observe_task": observe_task}.items():
         if given:
             raise InputError(f"--env.{name.replace('_', '-')}: is for metarl's own environments")
-    vectorization = "async" if env.workers else "sync"
-    made = gymnasium.make_vec(
+    return gymnasium.make_vec(
         env.id,
-        num_envs=env.workers or min(tasks * episodes, PLAIN_ROWS),
-        vectorization_mode=vectorization,
+        num_envs=rows,
+        vectorization_mode="async" if env.workers else "sync",
         vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
+        **options,
     )
-    return [made]
 
 
 def make_policy(config: Config, sampler: Sampler, generator: Any) -> GaussianMLP | CategoricalMLP:

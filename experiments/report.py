@@ -31,15 +31,16 @@ def report(paths: Sequence[Path], out: Path) -> Path:
     """
     runs = [(label, load(path)) for label, path in zip(labels(paths), paths, strict=True)]
     experiment = runs[0][1].experiment
-    for label, loaded in runs:
-        if loaded.experiment != experiment:
+    for label, one in runs:
+        if one.experiment != experiment:
             raise InputError(
-                f"RUN: {label} is of {loaded.experiment.name}, the first of {experiment.name}; "
+                f"RUN: {label} is of {one.experiment.name}, the first of {experiment.name}; "
                 "a page holds runs of one experiment"
             )
-    curves = [Curve(label, evaluation_of(loaded)) for label, loaded in runs]
+    curves = [Curve(label, evaluation_of(one)) for label, one in runs]
     module = experiment.plots()
-    figures: list[Figure] = module.figures(runs, [*curves, *beside(module.BESIDE, paths)])
+    loaded = [one for _, one in runs]
+    figures: list[Figure] = module.figures(runs, [*curves, *beside(module.beside(loaded), paths)])
     with saving(out):
         out.mkdir(parents=True, exist_ok=True)
     for figure in figures:
@@ -50,8 +51,11 @@ def report(paths: Sequence[Path], out: Path) -> Path:
         figures,
         [("After adaptation, mean and 95 % half-width", _rows(curves))],
         [
-            (f"{label}: configuration and versions", json.dumps(loaded.record.config, indent=1))
-            for label, loaded in runs
+            *module.notes(loaded),
+            *(
+                (f"{label}: configuration and versions", json.dumps(one.record.config, indent=1))
+                for label, one in runs
+            ),
         ],
     )
     replace(out / "index.html", text.encode())
@@ -92,9 +96,10 @@ def labels(paths: Sequence[Path]) -> list[str]:
 def _rows(curves: Sequence[Curve]) -> list[list[str]]:
     steps = max(curve.evaluation["steps"] for curve in curves)
     rows = [["run", *(f"{k} steps" for k in range(steps + 1))]]
-    for label, evaluation in curves:
+    for label, evaluation, _ in curves:
         pairs = zip(evaluation["mean"], evaluation["ci95"], strict=True)
-        rows.append([label, *("–" if m is None else f"{m:.3g} ± {h:.2g}" for m, h in pairs)])
+        cells = ["–" if m is None else f"{m:.3g} ± {h:.2g}" for m, h in pairs]
+        rows.append([label, *cells, *[""] * (steps + 1 - len(cells))])
     return rows
 
 

@@ -5,19 +5,26 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ..evaluate import Loaded
-from .style import COLOURS, Figure, band, draw, ink, log_scale
+from .style import COLOURS, Figure, band, dashed, draw, ink, legend_below, log_scale
 
 Evaluation = dict[str, Any]
 
+# More entries than these in a legend go below the figure.
+MANY = 5
+
 
 class Curve(NamedTuple):
-    """An adaptation curve to draw: a label and an evaluation's JSON."""
+    """An adaptation curve to draw: a label and an evaluation's JSON.
+
+    ``published`` marks what is not measured here: a dashed line with open marks.
+    """
 
     label: str
     evaluation: Evaluation
+    published: bool = False
 
 
 class Points(NamedTuple):
@@ -43,12 +50,19 @@ def adaptation_curves(
         note: added to the caption.
     """
     metric = curves[0].evaluation["metric"]
+    steps = max(len(curve.evaluation["mean"]) for curve in curves)
+    ours = [curve for curve in curves if not curve.published]
+    theirs = [curve for curve in curves if curve.published]
+    entries = len(curves) + len(points)
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.add_subplot()
-        for index, (label, evaluation) in enumerate(curves):
-            mean, half = _finite(evaluation["mean"]), _finite(evaluation["ci95"])
-            band(axes, range(len(mean)), mean, half, label=label, index=index)
+        for drawn, line in ((ours, band), (theirs, dashed)):
+            for index, (label, evaluation, _) in enumerate(drawn):
+                mean, half = _finite(evaluation["mean"]), _finite(evaluation["ci95"])
+                if len(mean) == 1:  # takes no steps: the same wherever one looks
+                    mean, half = mean * steps, half * steps
+                line(axes, range(len(mean)), mean, half, label=label, index=index)
         for index, (label, values) in enumerate(points):
             axes.plot(
                 list(values),
@@ -63,10 +77,13 @@ def adaptation_curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if log:
             log_scale(axes)
-        axes.legend()
+        if entries > MANY:
+            legend_below(canvas, axes)
+        else:
+            axes.legend()
 
     rows: list[list[Any]] = [["label", "steps", metric, "ci95"]]
-    for label, evaluation in curves:
+    for label, evaluation, _ in curves:
         columns = zip(evaluation["mean"], evaluation["ci95"], strict=True)
         rows += [[label, k, *pair] for k, pair in enumerate(columns)]
     rows += [[label, k, value, ""] for label, values in points for k, value in values.items()]
@@ -78,41 +95,66 @@ def adaptation_curves(
         caption=f"Mean over {first['tasks']} held-out tasks; the bands are 95 % intervals of the "
         f"mean over tasks. 0 steps is the model before adaptation. {note}".strip(),
         rows=rows,
+        size=(7.0, 4.2 if entries <= MANY else 4.2 + 0.24 * math.ceil(entries / 2)),
     )
 
 
-def learning_curves(runs: Sequence[tuple[str, Loaded]], *, log: bool = False) -> Figure:
-    """Metric before and after adaptation against meta-iterations, and on validation tasks."""
+def learning_curves(
+    runs: Sequence[tuple[str, Loaded]], *, log: bool = False, cost: tuple[str, str] | None = None
+) -> Figure:
+    """Metric before and after adaptation against training, and on validation tasks.
+
+    Args:
+        runs: label and run.
+        log: logarithmic metric.
+        cost: metric of one iteration to add up along the horizontal axis, and the axis's label;
+            the iterations themselves by default.
+    """
     before, after = runs[0][1].learner.shown
     validation = f"validation.{runs[0][1].learner.criterion}"
-    series = ((before, ":", 0.6), (after, "-", 0.6), (validation, "--", 1.0))
+    series = ((before, ":", None, 0.6), (after, "-", None, 0.6), (validation, "--", "o", 1.0))
+    tag_of_cost, axis = cost or ("iteration", "meta-iterations")
 
-    def points(loaded: Loaded, tag: str) -> list[tuple[int, float]]:
+    def points(loaded: Loaded, tag: str) -> list[tuple[int, float, float]]:
         records = loaded.record.metrics
-        return [(r["iteration"], r[tag]) for r in records if r.get(tag) is not None]
+        spent = [r["iteration"] for r in records] if cost is None else summed(records, tag_of_cost)
+        return [
+            (r["iteration"], x, r[tag])
+            for r, x in zip(records, spent, strict=True)
+            if r.get(tag) is not None
+        ]
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.add_subplot()
         for index, (label, loaded) in enumerate(runs):
-            for tag, line, alpha in series:
+            for tag, line, marker, alpha in series:
                 values = points(loaded, tag)
                 if values:
                     axes.plot(
-                        *zip(*values, strict=True),
+                        *list(zip(*values, strict=True))[1:],
                         linestyle=line,
+                        marker=marker,
+                        markersize=4,
                         alpha=alpha,
                         color=COLOURS[index % len(COLOURS)],
                         linewidth=1.2,
                         label=f"{label}: {tag.replace('_', ' ').replace('.', ', ')}",
                     )
-        axes.set(xlabel="meta-iterations", ylabel=after.removesuffix("_after"))
+        axes.set(xlabel=axis, ylabel=after.removesuffix("_after"))
+        if cost is not None:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if log:
             log_scale(axes)
-        axes.legend(fontsize=9)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=9)
 
     rows: list[list[Any]] = [["label", "tag", "iteration", "value"]]
+    if cost is not None:
+        rows[0].insert(3, tag_of_cost)
     for label, loaded in runs:
-        rows += [[label, tag, *pair] for tag, _, _ in series for pair in points(loaded, tag)]
+        for tag, *_ in series:
+            for iteration, x, value in points(loaded, tag):
+                rows.append([label, tag, iteration, *([] if cost is None else [x]), value])
     return draw(
         paint,
         name="learning",
@@ -121,3 +163,13 @@ def learning_curves(runs: Sequence[tuple[str, Loaded]], *, log: bool = False) ->
         "fixed tasks, after the trained number of steps.",
         rows=rows,
     )
+
+
+def summed(records: Sequence[dict[str, Any]], tag: str) -> list[float]:
+    """What a metric, a mean over each record's iterations, adds up to at each record."""
+    total, done, sums = 0.0, 0, []
+    for record in records:
+        total += (record.get(tag) or 0.0) * (record["iteration"] - done)
+        done = record["iteration"]
+        sums.append(total)
+    return sums

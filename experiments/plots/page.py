@@ -19,9 +19,10 @@ figure { margin: 0; } img { max-width: 100%; height: auto; display: block; }
 figcaption, .note { font-size: 0.9rem; opacity: 0.8; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { text-align: right; padding: 0.2rem 0.7rem; border-bottom: 1px solid var(--line); }
+th, td { text-align: right; white-space: nowrap; padding: 0.2rem 0.7rem;
+         border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
-pre { overflow-x: auto; font-size: 0.85rem; }
+pre { overflow-x: auto; white-space: pre-wrap; font-size: 0.85rem; }
 """
 
 

@@ -26,6 +26,18 @@ BESIDE = {
 }
 
 
+def beside(runs: Sequence[Loaded]) -> dict[str, str]:
+    """Groups of shipped runs to stand beside these, and their labels."""
+    del runs
+    return BESIDE
+
+
+def notes(runs: Sequence[Loaded]) -> list[tuple[str, str]]:
+    """Further text of the page; there is none."""
+    del runs
+    return []
+
+
 def figures(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[Figure]:
     """Adaptation curves, fits, learning curves.
 

@@ -103,11 +103,44 @@ def band(
 ) -> None:
     """A line with a band of plus and minus `half` around it."""
     colour = COLOURS[index % len(COLOURS)]
-    shape = MARKERS[index % len(MARKERS)] if marker else None
+    # Shifted by one in every round of the colours, so that no two lines look the same.
+    shape = MARKERS[(index + index // len(COLOURS)) % len(MARKERS)] if marker else None
     axes.plot(x, mean, color=colour, marker=shape, markersize=5, label=label)
     low = [m - h for m, h in zip(mean, half, strict=True)]
     high = [m + h for m, h in zip(mean, half, strict=True)]
     axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def dashed(
+    axes: Axes,
+    x: Sequence[float],
+    mean: Sequence[float],
+    half: Sequence[float],
+    *,
+    label: str,
+    index: int,
+) -> None:
+    """A published line: dashed, open marks, bars of plus and minus `half`, the colour of text."""
+    axes.errorbar(
+        x,
+        mean,
+        yerr=half,
+        color=ink(),
+        alpha=0.75,
+        linestyle="--",
+        linewidth=1.2,
+        capsize=2,
+        marker=MARKERS[index % len(MARKERS)],
+        markerfacecolor="none",
+        markersize=6,
+        label=label,
+    )
+
+
+def legend_below(canvas: Canvas, axes: Axes, *, columns: int = 2) -> None:
+    """Legend under the figure, where many entries cover nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10)
 
 
 def log_scale(axes: Axes) -> None:

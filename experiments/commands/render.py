@@ -1,0 +1,79 @@
+"""`metarl render`: a film of a policy before and after adaptation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metarl.errors import InputError
+
+from ..configs.bounds import Range
+from ..environments import NAVIGATION
+from ..episodes import learner_of, play, spread_tasks
+from ..evaluate import load
+from ..options import parse, positionals
+from ..results import is_shipped
+from ..video import check_file, compose, write_video
+
+# GIFs count time in hundredths of a second; 25 pictures a second is what they show evenly.
+FPS = {".gif": 25, ".mp4": 50}
+SLOWEST = 10
+STEPS = (0, 1, 3)
+
+
+@dataclass(frozen=True)
+class RenderCommand:
+    """Film a policy before and after gradient steps: a row for each task.
+
+    Attributes:
+        out: file that ends in .mp4 or .gif; video.gif in the run by default.
+        tasks: held-out tasks, spread over the task distribution.
+        steps: numbers of gradient steps, a column each; 0 is the policy before adaptation.
+        seed: of the episodes.
+        last: take the last checkpoint, not the best by validation.
+    """
+
+    out: str | None = None
+    tasks: Annotated[int, Range(1, 8)] = 3
+    steps: tuple[Annotated[int, Range(0, 100)], ...] = STEPS
+    seed: Annotated[int, Range(0, 2**31)] = 0
+    last: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+
+
+def run(argv: Sequence[str]) -> int:
+    """Play, draw, write, and say where."""
+    prog = "metarl render RUN"
+    names, rest = ([], argv) if argv and argv[0] in ("-h", "--help") else positionals(argv, "RUN")
+    command = parse(RenderCommand, rest, prog=prog, default=RenderCommand())
+    if len(names) != 1:
+        raise InputError(f"RUN: one is filmed at a time ({' '.join(names)})")
+    path = Path(names[0])
+    folder = Path() if is_shipped(path) else path
+    out = Path(command.out) if command.out else folder / "video.gif"
+    if not command.steps:
+        raise InputError("--steps: is empty; 0 is the policy before adaptation")
+    if is_shipped(out):
+        raise InputError(f"--out {out}: shipped results stay as they are; choose another")
+    loaded = load(path, last=command.last)
+    learner = learner_of(loaded)
+    check_file(out)
+    # The oracle is told the task and takes no steps.
+    steps = tuple(k for k in command.steps if k == 0 or not learner.config.observe_task)
+    tasks = spread_tasks(learner, command.tasks, loaded.experiment.configs().EvaluateOptions())
+    fps, stride = _rate(learner.sampler(1, 1).envs[0].metadata.get("render_fps"), out.suffix)
+    grid = play(loaded, tasks, steps, seed=command.seed, stride=stride)
+    columns = ["before" if k == 0 else f"after {k} step{'s' * (k > 1)}" for k in steps]
+    frames = list(compose(grid, tasks, columns, flat=learner.config.env.id == NAVIGATION))
+    write_video(out, frames, fps)
+    print(f"{len(tasks)} tasks, {len(frames) / fps:.1f} s: {out}")
+    return 0
+
+
+def _rate(native: int | None, suffix: str) -> tuple[int, int]:
+    """Pictures a second, and time steps from one to the next: real time where that can be seen."""
+    if not native or native < SLOWEST:
+        return SLOWEST, 1
+    stride = max(1, round(native / FPS[suffix]))
+    return max(1, round(native / stride)), stride

@@ -1,0 +1,108 @@
+"""How training went: trust region, gain, exploration, and where the time went."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+
+from ..configs.rl import Config
+from .style import COLOURS, Figure, band, draw, ink
+
+PARTS = ("sample", "adapt", "gradient", "fisher", "line_search", "other")
+TAGS = ("kl", "step_accepted", "backtracks", "gain", "gain_ci95", "sigma", "inner_grad_norm")
+
+Records = Sequence[dict[str, Any]]
+
+
+def diagnostics(label: str, records: Records, config: Config) -> Figure | None:
+    """KL, accepted steps, gain, standard deviation, inner gradients, time by part.
+
+    Args:
+        label: of the run.
+        records: of its metrics.jsonl.
+        config: the run's, for the limits that it set.
+
+    Returns:
+        None for a run without metrics.
+    """
+    if not records:
+        return None
+    x = _column(records, "iteration")
+    seconds = {part: np.nan_to_num(_column(records, f"seconds.{part}")) for part in PARTS}
+    painters: list[Callable[[Axes], None]] = [
+        lambda axes: _kl(axes, x, records, config),
+        lambda axes: _line_search(axes, x, records),
+        lambda axes: _gain(axes, x, records),
+        lambda axes: _line(axes, x, records, "sigma", "standard deviation of the actions"),
+        lambda axes: _line(axes, x, records, "inner_grad_norm", "norm of the inner gradient"),
+        lambda axes: _time(axes, x, seconds),
+    ]
+
+    def paint(canvas: Canvas) -> None:
+        panels = canvas.subplots(3, 2, sharex=True)
+        for axes, painter in zip(panels.flat, painters, strict=True):
+            painter(axes)
+        for axes in panels[-1]:
+            axes.set_xlabel("meta-iterations")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    tags = (*TAGS, *(f"seconds.{part}" for part in PARTS))
+    rows: list[list[Any]] = [["iteration", *tags]]
+    rows += [[record["iteration"], *(record.get(tag) for tag in tags)] for record in records]
+    return draw(
+        paint,
+        name="diagnostics",
+        title="Diagnostics of training",
+        caption=f"{label}. KL: between the adapted policies before and after the meta-update, in "
+        "nats; dashed is the limit. Crosses: meta-updates that the line search rejected. Gain: "
+        "return after less return before adaptation, with the 95 % interval over the tasks of the "
+        "meta-batch. Time: seconds of one meta-iteration by part; far slower ones, as the first "
+        "where it compiles, are cut off.",
+        rows=rows,
+        size=(7.4, 7.6),
+    )
+
+
+def _column(records: Records, tag: str) -> np.ndarray:
+    return np.array([record.get(tag) for record in records], dtype=float)
+
+
+def _line(axes: Axes, x: np.ndarray, records: Records, tag: str, title: str) -> None:
+    axes.plot(x, _column(records, tag), color=COLOURS[0], linewidth=1.2)
+    axes.set_title(title, fontsize=10)
+
+
+def _kl(axes: Axes, x: np.ndarray, records: Records, config: Config) -> None:
+    _line(axes, x, records, "kl", "KL of the meta-update (nats)")
+    if config.update == "trpo" and config.lr_decay == "none":
+        axes.axhline(config.max_kl, color=ink(), linestyle="--", linewidth=1)
+    axes.set_ylim(bottom=0)
+
+
+def _line_search(axes: Axes, x: np.ndarray, records: Records) -> None:
+    backtracks, accepted = (_column(records, tag) for tag in ("backtracks", "step_accepted"))
+    height = np.nan_to_num(backtracks)
+    whole = ~(accepted < 1)
+    axes.plot(x[whole], height[whole], "o", color=COLOURS[0], markersize=3)
+    axes.plot(x[~whole], height[~whole], "x", color=COLOURS[4], markersize=6)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(f"backtracks ({100 * whole.mean():.0f} % accepted)", fontsize=10)
+
+
+def _gain(axes: Axes, x: np.ndarray, records: Records) -> None:
+    gain, half = _column(records, "gain"), _column(records, "gain_ci95")
+    band(axes, x.tolist(), gain.tolist(), half.tolist(), label="gain", index=0, marker=False)
+    axes.axhline(0, color=ink(), linewidth=1)
+    axes.set_title("gain by adaptation (return)", fontsize=10)
+
+
+def _time(axes: Axes, x: np.ndarray, seconds: dict[str, np.ndarray]) -> None:
+    names = [part.replace("_", " ") for part in seconds]
+    axes.stackplot(x, *seconds.values(), labels=names, colors=COLOURS, linewidth=0)
+    usual = float(np.percentile(sum(seconds.values()), 90))
+    axes.set_ylim(0, 1.6 * usual or None)
+    axes.set_title("time of an iteration (s)", fontsize=10)
+    axes.legend(fontsize=7, ncols=3, loc="upper center", frameon=True, framealpha=0.6)

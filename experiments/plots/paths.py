@@ -1,0 +1,85 @@
+"""Navigation: where the point goes before and after each gradient step."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+
+import metarl
+from metarl.rl.rollout import Rollout
+
+from ..evaluate import Loaded
+from ..rl import PolicyLearner
+from .style import COLOURS, Figure, draw, ink
+from .tasks import after
+
+TASKS = 3
+EPISODES = 4  # drawn; the steps are taken on as many as the evaluation takes
+
+
+def paths(label: str, loaded: Loaded) -> Figure:
+    """Paths of the first test tasks, a row for each number of steps, a column for each task."""
+    learner = loaded.learner
+    assert isinstance(learner, PolicyLearner)
+    config = learner.config
+    options = loaded.experiment.configs().EvaluateOptions(tasks=TASKS)
+    tasks, _ = learner.test_tasks(options)
+    episodes = config.evaluation_episodes or config.episodes
+    collected = learner.adapt(
+        loaded.params,
+        learner.sampler(TASKS, episodes),
+        tasks,
+        config.evaluation_steps,
+        metarl.seed_of(0, "test-rollouts"),
+    )
+    drawn = [positions(rollout, min(EPISODES, episodes)) for rollout in collected.rollouts]
+    goals = [np.asarray(task["goal"]) for task in tasks]
+    returns = collected.returns().tolist()
+    rows = len(drawn)
+
+    def paint(canvas: Canvas) -> None:
+        panels = canvas.subplots(rows, TASKS, sharex=True, sharey=True, squeeze=False)
+        for k, of_tasks in enumerate(drawn):
+            for i, episodes_of in enumerate(of_tasks):
+                axes = panels[k, i]
+                for path in episodes_of:
+                    axes.plot(*path.T, color=COLOURS[0], linewidth=0.8, alpha=0.6)
+                    axes.plot(*path[-1], ".", color=COLOURS[0], markersize=5)
+                axes.plot(0, 0, "s", color=ink(), markersize=5)
+                axes.plot(*goals[i], "*", color=COLOURS[4], markersize=13)
+                axes.set_title(f"{after(k)}: {returns[k][i]:.0f}".replace("-", "−"), fontsize=10)
+                axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
+        for axes in panels[-1]:
+            axes.set_xlabel("x (m)")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("y (m)")
+
+    table: list[list[Any]] = [["steps", "task", "episode", "time", "x", "y"]]
+    for k, of_tasks in enumerate(drawn):
+        for i, episodes_of in enumerate(of_tasks):
+            for j, path in enumerate(episodes_of):
+                table += [[k, i, j, t, *map(float, point)] for t, point in enumerate(path)]
+    return draw(
+        paint,
+        name="paths",
+        title="Paths before and after each step",
+        caption=f"{label}: {len(drawn[0][0])} episodes of each of the first {TASKS} test tasks, "
+        "with the mean return. Square: start; star: the goal, which the policy does not see; dots: "
+        "ends of the episodes. The policy is stochastic.",
+        rows=table,
+        size=(6.6, 2.05 * rows + 0.4),
+    )
+
+
+def positions(rollout: Rollout, episodes: int) -> list[list[np.ndarray]]:
+    """Path ``(time + 1, 2)`` of each task's first episodes, the final position included."""
+    observations = rollout.observations[..., :2].cpu().numpy()
+    final = rollout.final_observations[..., :2].cpu().numpy()
+    lengths = rollout.mask.sum(-1).long().tolist()
+    return [
+        [
+            np.concatenate((observations[i, j, : lengths[i][j]], final[i, j, None]))
+            for j in range(episodes)
+        ]
+        for i in range(len(observations))
+    ]

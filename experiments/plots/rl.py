@@ -1,0 +1,145 @@
+"""Figures of meta-policies: what adaptation gains, on which tasks, and how training went."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from importlib import import_module
+
+import numpy as np
+
+import metarl_envs
+
+from ..catalog import EXPERIMENTS, package_data
+from ..configs.rl import EnvConfig
+from ..environments import NAVIGATION, PAPER_GOALS
+from ..evaluate import Loaded
+from ..family import mean_and_ci95
+from ..options import preset_config
+from ..rl import PolicyLearner
+from .curves import Curve, adaptation_curves, learning_curves
+from .diagnostics import diagnostics
+from .paths import paths
+from .stills import stills
+from .style import Figure
+from .tasks import against_task, before_after
+
+# Shipped groups, <experiment><suffix>, drawn beside the runs where a checkout has them.
+SHIPPED = {
+    "": "MAML (shipped)",
+    "-paper": "paper's settings (shipped)",
+    "-first-order": "first order (shipped)",
+    "-pretrained": "pretrained (shipped)",
+    "-random": "random (shipped)",
+    "-oracle": "oracle (shipped)",
+}
+AUTHORS = {"maml": "MAML", "pretrained": "pretrained", "random": "random", "oracle": "oracle"}
+
+
+def learner_of(loaded: Loaded) -> PolicyLearner:
+    """The run's learner, as this family's."""
+    assert isinstance(loaded.learner, PolicyLearner)
+    return loaded.learner
+
+
+def beside(runs: Sequence[Loaded]) -> dict[str, str]:
+    """Groups of shipped runs to stand beside these: none where the environment is another."""
+    experiment = runs[0].experiment
+    if any(not _as_shipped(loaded, experiment.name) for loaded in runs):
+        return {}
+    return {f"{experiment.name}{suffix}": label for suffix, label in SHIPPED.items()}
+
+
+def notes(runs: Sequence[Loaded]) -> list[tuple[str, str]]:
+    """The environment's card, with those that it refers to."""
+    world = metarl_envs.WORLDS.get(learner_of(runs[0]).config.env.id)
+    if world is None:
+        return []
+    module, _, name = world.partition(":")
+    named = vars(import_module(module))
+    text = inspect.getdoc(named[name]) or ""
+    others = dict.fromkeys(re.findall(r"``(\w+)``", text))
+    known = [name, *(other for other in others if inspect.isclass(named.get(other)))]
+    return [
+        (f"environment card: {card}", inspect.getdoc(named[card]) or "")
+        for card in dict.fromkeys(known)
+    ]
+
+
+def figures(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[Figure]:
+    """Adaptation and learning curves; for each run its tasks, its training, its paths.
+
+    Args:
+        runs: label and run.
+        curves: their evaluations, and those of shipped runs to stand beside them.
+    """
+    made = [
+        adaptation_curves([*curves, *authors(runs, curves)], note=_note(runs, curves)),
+        learning_curves(runs, cost=("env_steps", "environment steps of training")),
+    ]
+    for index, (label, loaded) in enumerate(runs):
+        evaluation = curves[index].evaluation
+        config = learner_of(loaded).config
+        own = config.env.id in metarl_envs.WORLDS
+        drawn = [
+            *against_task(label, evaluation, units=own),
+            before_after(label, evaluation),
+            diagnostics(label, loaded.record.metrics, config),
+        ]
+        if config.env.id == NAVIGATION:
+            drawn.append(paths(label, loaded))
+        elif own:
+            drawn.append(stills(label, loaded))
+        found = [figure for figure in drawn if figure is not None]
+        if index > 0:
+            found = [
+                figure._replace(name=f"{figure.name}-{index + 1}", title=f"{figure.title}: {label}")
+                for figure in found
+            ]
+        made += found
+    return made
+
+
+def authors(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[Curve]:
+    """The authors' curves, from their returns on each goal; only for runs on the same goals.
+
+    The environment has to be the paper's too: its physics, rewards and horizon.
+    """
+    env = learner_of(runs[0][1]).config.env
+    name = PAPER_GOALS.get(env.id, ("", ""))[0]
+    evaluations = [curve.evaluation for curve in curves[: len(runs)]]
+    same = all(_as_shipped(loaded, name) for _, loaded in runs)
+    if not same or any(evaluation["task_seed"] != "paper" for evaluation in evaluations):
+        return []
+    tasks = evaluations[0]["tasks"]
+    returns = package_data("paper", "returns")[name]["returns"]
+    return [
+        Curve(
+            f"{AUTHORS[method]} (authors)",
+            {"metric": "return", **mean_and_ci95(np.array(per_goal)[:, :tasks])},
+            published=True,
+        )
+        for method, per_goal in returns.items()
+    ]
+
+
+def _as_shipped(loaded: Loaded, name: str) -> bool:
+    """Whether a run's environment is that of the experiment's faithful preset."""
+    if name not in EXPERIMENTS or "paper" not in EXPERIMENTS[name].presets():
+        return False
+    faithful: EnvConfig = preset_config(EXPERIMENTS[name], "paper").env
+    return learner_of(loaded).config.env == faithful
+
+
+def _note(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> str:
+    variants = curves[0].evaluation["variants"]
+    note = (
+        f"Returns are undiscounted sums of rewards, means over {variants['episodes']} episodes "
+        "that the stochastic policy plays anew before each step. A method that takes no steps is "
+        "a level line."
+    )
+    if authors(runs, curves):
+        note += (
+            " Dashed with open marks: the authors' own results (Finn et al. 2017), from their "
+            "returns on the same goals."
+        )
+    return note

@@ -1,0 +1,189 @@
+"""Returns task by task: against the task's parameter, and before against after adaptation."""
+
+import re
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from .curves import Evaluation
+from .style import COLOURS, MARKERS, Figure, draw, ink, legend_below
+
+UNITS = {"velocity": "m/s", "goal": "m"}
+DIRECTIONS = {-1.0: "backwards", 1.0: "forwards"}
+# So few different values of a parameter are categories.
+CATEGORIES = 3
+
+
+def against_task(label: str, evaluation: Evaluation, *, units: bool) -> list[Figure]:
+    """Return after each number of steps against each parameter of the task that can be drawn.
+
+    Numbers make a line or, where they take few values, strips; pairs of numbers a map.
+
+    Args:
+        label: of the run.
+        evaluation: with ``variants["task"]``, name -> the tasks' values.
+        units: whether names mean what they do in this package's own environments.
+    """
+    per_task = np.array(evaluation["per_task"], dtype=float)
+    found = []
+    for name, told in evaluation["variants"]["task"].items():
+        try:
+            values = np.array(told, dtype=float)
+        except (TypeError, ValueError):
+            continue  # a task may hold anything; only numbers have an axis
+        unit = UNITS.get(name, "") if units else ""
+        arguments = (label, name, unit, values, per_task)
+        if values.ndim == 2 and values.shape[1] == 2:
+            found.append(_plane(*arguments))
+        elif values.ndim == 1:
+            found.append(_number(*arguments))
+    return found
+
+
+def before_after(label: str, evaluation: Evaluation) -> Figure | None:
+    """Each task's return after adaptation against that before; None for a method without steps."""
+    per_task = np.array(evaluation["per_task"], dtype=float)
+    if len(per_task) < 2:
+        return None
+    shown = sorted({1, len(per_task) - 1})
+    low, high = np.nanmin(per_task[[0, *shown]]), np.nanmax(per_task[[0, *shown]])
+    margin = 0.05 * (high - low) or 1.0
+    limits = (low - margin, high + margin)
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.add_subplot()
+        axes.plot(limits, limits, color=ink(), linewidth=1, linestyle=":", label="no change")
+        for k in shown:
+            axes.plot(per_task[0], per_task[k], linestyle="none", label=after(k), **_mark(k))
+        axes.set(
+            xlabel="return before adaptation",
+            ylabel="return after adaptation",
+            xlim=limits,
+            ylim=limits,
+            aspect="equal",
+        )
+        axes.legend()
+
+    better = np.mean(per_task[shown] > per_task[0], axis=1)
+    told = ", ".join(f"{100 * b:.0f} % {after(k)}" for b, k in zip(better, shown, strict=True))
+    rows: list[list[Any]] = [["task", *(f"after_{k}" for k in (0, *shown))]]
+    rows += [[i, *map(float, values)] for i, values in enumerate(per_task[[0, *shown]].T)]
+    return draw(
+        paint,
+        name="before-after",
+        title="Each task before and after",
+        caption=f"{label}: one mark for each of {per_task.shape[1]} tasks; above the dotted line "
+        f"adaptation has helped ({told}).",
+        rows=rows,
+        size=(5.6, 5.2),
+    )
+
+
+def after(k: int) -> str:
+    """What ``k`` gradient steps are called."""
+    return "before" if k == 0 else f"after {k} step{'s' * (k > 1)}"
+
+
+def _mark(k: int) -> dict[str, Any]:
+    style = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+    return {**style, "markersize": 5, "alpha": 0.85}
+
+
+def _number(label: str, name: str, unit: str, values: np.ndarray, per_task: np.ndarray) -> Figure:
+    known = np.unique(values)
+    if len(known) <= CATEGORIES:
+        return _strips(label, name, known, values, per_task)
+    order = np.argsort(values)
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.add_subplot()
+        for k, returns in enumerate(per_task):
+            axes.plot(values[order], returns[order], linewidth=0.8, label=after(k), **_mark(k))
+        axes.set(xlabel=f"{name} of the task{f' ({unit})' * bool(unit)}", ylabel="return")
+        legend_below(canvas, axes, columns=3)
+
+    return _finish(paint, label, name, values[:, None], per_task, (7.0, 4.6))
+
+
+def _strips(
+    label: str, name: str, known: np.ndarray, values: np.ndarray, per_task: np.ndarray
+) -> Figure:
+    width = 0.8 / len(per_task)
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.add_subplot()
+        for k, returns in enumerate(per_task):
+            for i, value in enumerate(known):
+                of = returns[values == value]
+                centre = i + (k - (len(per_task) - 1) / 2) * width
+                spread = centre + width * np.linspace(-0.35, 0.35, len(of))
+                name_once = after(k) if i == 0 else "_"
+                axes.plot(spread, of, linestyle="none", label=name_once, **_mark(k))
+                axes.plot(centre + width * np.array([-0.4, 0.4]), [of.mean()] * 2, color=ink())
+        words = DIRECTIONS if name == "direction" else {}
+        axes.set_xticks(range(len(known)), [words.get(v, f"{v:g}") for v in known])
+        axes.set(xlabel=f"{name} of the task", ylabel="return")
+        legend_below(canvas, axes, columns=3)
+
+    return _finish(
+        paint, label, name, values[:, None], per_task, (7.0, 4.6), " Bars are the means."
+    )
+
+
+def _plane(label: str, name: str, unit: str, values: np.ndarray, per_task: np.ndarray) -> Figure:
+    shown = sorted({0, min(1, len(per_task) - 1), len(per_task) - 1})
+    low, high = np.nanmin(per_task), np.nanmax(per_task)
+    suffix = f" ({unit})" * bool(unit)
+
+    def paint(canvas: Canvas) -> None:
+        panels: list[Axes] = np.ravel(
+            canvas.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)
+        ).tolist()
+        for axes, k in zip(panels, shown, strict=True):
+            drawn = axes.scatter(
+                values[:, 0],
+                values[:, 1],
+                c=per_task[k],
+                vmin=low,
+                vmax=high,
+                cmap="cividis",
+                s=55,
+                edgecolors=ink(),
+                linewidths=0.5,
+            )
+            axes.plot(0, 0, "+", color=ink(), markersize=10)
+            axes.set(title=after(k), xlabel=f"x of the {name}{suffix}", aspect="equal")
+        panels[0].set_ylabel(f"y of the {name}{suffix}")
+        canvas.colorbar(drawn, ax=panels, label="return", location="bottom", shrink=0.6)
+
+    return _finish(
+        paint, label, name, values, per_task, (7.2, 4.2), " The cross is the start, (0, 0)."
+    )
+
+
+def _finish(
+    paint: Any,
+    label: str,
+    name: str,
+    values: np.ndarray,
+    per_task: np.ndarray,
+    size: tuple[float, float],
+    note: str = "",
+) -> Figure:
+    steps = range(len(per_task))
+    columns = [name] if values.shape[1] == 1 else [f"{name}_{i}" for i in range(values.shape[1])]
+    rows: list[list[Any]] = [["task", *columns, *(f"after_{k}" for k in steps)]]
+    rows += [
+        [i, *map(float, value), *map(float, returns)]
+        for i, (value, returns) in enumerate(zip(values, per_task.T, strict=True))
+    ]
+    return draw(
+        paint,
+        name="task-" + re.sub(r"\W+", "-", name),
+        title=f"Return against {name}",
+        caption=f"{label}: mean return of each of {per_task.shape[1]} tasks.{note}",
+        rows=rows,
+        size=size,
+    )
