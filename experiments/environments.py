@@ -121,6 +121,7 @@ def make_policy(config: Config, sampler: Sampler, generator: Any) -> GaussianMLP
             int(action.n),
             hidden=config.hidden,
             activation=config.activation,
+            head_scale=config.head_scale,
             generator=generator,
         )
     assert isinstance(action, Box)
@@ -131,6 +132,7 @@ def make_policy(config: Config, sampler: Sampler, generator: Any) -> GaussianMLP
         activation=config.activation,
         init_std=config.init_std,
         min_std=config.min_std,
+        head_scale=config.head_scale,
         generator=generator,
     )
 

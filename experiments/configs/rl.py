@@ -70,6 +70,7 @@ class Config:
         activation: between them.
         init_std: standard deviation of the actions at the start.
         min_std: its floor.
+        head_scale: multiplies the initial weights of the policy's last layer.
         later_lr_factors: step sizes beyond the trained steps, as multiples of the last trained one;
             the last of them serves all further steps.
         evaluation_lr: first step size in evaluations of untrained inner loops; inner_lr by default.
@@ -107,6 +108,7 @@ class Config:
     activation: Literal["relu", "tanh"] = "relu"
     init_std: Positive = 1.0
     min_std: Positive = 1e-6
+    head_scale: Rate = 1.0
     later_lr_factors: tuple[Rate, ...] = (0.5,)
     evaluation_lr: Rate | None = None
     evaluation_steps: Steps = 3

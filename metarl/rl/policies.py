@@ -31,6 +31,8 @@ class GaussianMLP(nn.Module):
         activation: between the layers.
         init_std: initial standard deviation, in the units of the unclipped action.
         min_std: floor of the standard deviation.
+        head_scale: multiplies the last layer's initial weights; near 0, all states start with mean
+            action 0, and no state is favoured before anything was learned.
         generator: draws the weights; None uses torch's global generator.
     """
 
@@ -43,11 +45,13 @@ class GaussianMLP(nn.Module):
         activation: Activation = "relu",
         init_std: float = 1.0,
         min_std: float = 1e-6,
+        head_scale: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         sizes = (observation_dim, *hidden, action_dim)
         self.mean = MLP(sizes, activation=activation, generator=generator)
+        _scale_head(self.mean, head_scale)
         self.log_std = nn.Parameter(torch.full((action_dim,), math.log(init_std)))
         self.min_log_std = math.log(min_std)
 
@@ -73,6 +77,7 @@ class CategoricalMLP(nn.Module):
         actions: number of actions.
         hidden: widths of the hidden layers.
         activation: between the layers.
+        head_scale: multiplies the last layer's initial weights.
         generator: draws the weights; None uses torch's global generator.
     """
 
@@ -83,11 +88,13 @@ class CategoricalMLP(nn.Module):
         *,
         hidden: Sequence[int] = (100, 100),
         activation: Activation = "relu",
+        head_scale: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         sizes = (observation_dim, *hidden, actions)
         self.logits = MLP(sizes, activation=activation, generator=generator)
+        _scale_head(self.logits, head_scale)
 
     def forward(self, observations: Tensor) -> Categorical:
         """Distribution of the actions, ``(..., observation) -> (..., actions)``."""
@@ -107,3 +114,10 @@ def _map_mlp(mlp: MLP, name: str, params: Params, x: Tensor) -> Tensor:
         if i < last:
             x = mlp.activation(x)
     return x
+
+
+@torch.no_grad()
+def _scale_head(net: MLP, scale: float) -> None:
+    head = net.layers[-1]
+    assert isinstance(head, nn.Linear)
+    head.weight.mul_(scale)
