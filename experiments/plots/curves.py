@@ -112,7 +112,7 @@ def learning_curves(
     """
     before, after = runs[0][1].learner.shown
     validation = f"validation.{runs[0][1].learner.criterion}"
-    series = ((before, ":", None, 0.6), (after, "-", None, 0.6), (validation, "--", "o", 1.0))
+    series = ((before, ":", None, 0.9), (after, "-", None, 0.9), (validation, "--", "o", 1.0))
     tag_of_cost, axis = cost or ("iteration", "meta-iterations")
 
     def points(loaded: Loaded, tag: str) -> list[tuple[int, float, float]]:
