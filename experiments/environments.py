@@ -73,6 +73,8 @@ def _refusals(env: EnvConfig) -> Iterator[None]:
     """Turn what gymnasium and environments raise while one is made into one line."""
     try:
         yield
+    except InputError:
+        raise
     except (GymnasiumError, ModuleNotFoundError) as error:
         raise InputError(f"--env.id {env.id}: {str(error).splitlines()[0]}") from None
     except (TypeError, ValueError) as error:
@@ -97,10 +99,15 @@ def _make_plain(
     env: EnvConfig, rows: int, observe_task: bool, **options: Any
 ) -> VectorEnv[Any, Any, Any]:
     """Rows of an environment without a vector environment of its own."""
-    own = {"physics": env.physics != "paper", "task_range": env.task_range, "sparse": env.sparse}
-    for name, given in {**own, "observe_task": observe_task}.items():
+    own = {
+        "--env.physics": env.physics != "paper",
+        "--env.task-range": env.task_range,
+        "--env.sparse": env.sparse,
+        "--observe-task": observe_task,
+    }
+    for name, given in own.items():
         if given:
-            raise InputError(f"--env.{name.replace('_', '-')}: is for metarl's own environments")
+            raise InputError(f"{name}: is for metarl's own environments")
     return gymnasium.make_vec(
         env.id,
         num_envs=rows,

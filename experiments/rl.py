@@ -255,6 +255,8 @@ class PolicyLearner:
 def _check(config: Config) -> None:
     if config.sampling_correction != "off" and config.update == "promp":
         raise InputError("--sampling-correction: goes with --update trpo or adam")
+    if not config.later_lr_factors:
+        raise InputError("--later-lr-factors: give one number at least")
     if config.inner_steps == 0 and config.learned_lr != "no":
         raise InputError("--learned-lr: no inner step is trained with --inner-steps 0")
     if config.lr_per_step and config.learned_lr == "no":

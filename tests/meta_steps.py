@@ -36,7 +36,11 @@ class Setting(NamedTuple):
 
 def trpo(setting: Setting, **options: Any) -> Update:
     """TRPO with all time steps in its Fisher products unless told otherwise."""
-    defaults: dict[str, Any] = {"max_kl": 0.01, "fisher_fraction": 1.0}
+    defaults: dict[str, Any] = {
+        "max_kl": 0.01,
+        "fisher_fraction": 1.0,
+        "mapping": setting.options["mapping"],
+    }
 
     def update(theta: Params, data: Any, clock: Any) -> Any:
         return trpo_update(
@@ -45,7 +49,6 @@ def trpo(setting: Setting, **options: Any) -> Update:
             data,
             generator=torch_stream(0, "fisher"),
             clock=clock,
-            mapping=setting.options.get("mapping", "auto"),
             **{**defaults, **options},
         )
 

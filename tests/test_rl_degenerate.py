@@ -49,8 +49,9 @@ def test_equal_rewards(name: str, correction: Any) -> None:
 def test_tasks_of_equal_rewards_do_not_drown_the_others() -> None:
     """Their weights have no unit in which a return could be credited to the support."""
     setting = walk([{"slope": 0.0}, {"slope": 1.0}], dtype=F32, sampling_correction="emaml")
-    options = {k: v for k, v in setting.options.items() if k != "mapping"}
-    scores = collect_meta_batch(setting.theta, seed=0, clock=Clock(), **options).data.score_weights
+    scores = collect_meta_batch(
+        setting.theta, seed=0, clock=Clock(), **setting.options
+    ).data.score_weights
     assert scores[0] == 0
     assert 0 < scores[1].abs() < 100
 
@@ -58,8 +59,9 @@ def test_tasks_of_equal_rewards_do_not_drown_the_others() -> None:
 def test_equal_weights_standardise_to_zero() -> None:
     """In float32 the rounding of their mean would be blown up to size 1 (the mutant)."""
     setting = walk(dtype=F32, horizon=1, episodes=12)
-    options = {k: v for k, v in setting.options.items() if k != "mapping"}
-    rollout = collect_meta_batch(setting.theta, seed=0, clock=Clock(), **options).rollouts[0]
+    rollout = collect_meta_batch(setting.theta, seed=0, clock=Clock(), **setting.options).rollouts[
+        0
+    ]
     rollout = rollout._replace(rewards=torch.full_like(rollout.rewards, 0.7))
     weights = Weighting(baseline="zero")(rollout)
     assert weights.abs().max() < 1e-6

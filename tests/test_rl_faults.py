@@ -92,8 +92,9 @@ def test_advantage() -> None:
 @pytest.mark.parametrize("value", [NAN, INF])
 def test_advantage_and_baseline_target(value: float) -> None:
     setting = walk(dtype=F32)
-    options = {k: v for k, v in setting.options.items() if k != "mapping"}
-    rollout = collect_meta_batch(setting.theta, seed=0, clock=Clock(), **options).rollouts[0]
+    rollout = collect_meta_batch(setting.theta, seed=0, clock=Clock(), **setting.options).rollouts[
+        0
+    ]
     rewards = rollout.rewards.clone()
     rewards[1, 0, 0] = value
     for baseline, place in (("zero", "advantage"), ("linear", "baseline")):

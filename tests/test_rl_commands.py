@@ -1,0 +1,168 @@
+"""Meta-policies through the command line: kill and resume, a user's environments, a short run."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from children import fork
+from commands import final_bytes, refuse, succeed
+
+from metarl.runs import load_checkpoint, read_metrics
+from metarl_experiments.__main__ import main
+from metarl_experiments.configs.rl import Config, EnvConfig, EvaluateOptions
+from metarl_experiments.machine import Machine
+from metarl_experiments.rl import PolicyLearner
+
+TINY = [
+    "--compile=off",
+    "--threads=1",
+    "--meta-batch=2",
+    "--episodes=3",
+    "--hidden=8",
+    "--validate-every=3",
+    "--validation-tasks=2",
+    "--checkpoint-seconds=0",
+]
+# Forking a process with threads warns from Python 3.12 on; the workers use no torch.
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+
+def timeless(run: Path) -> list[dict[str, Any]]:
+    lines = read_metrics(run / "metrics.jsonl")
+    return [{k: v for k, v in x.items() if not k.startswith("seconds")} for x in lines]
+
+
+def state_of(run: Path) -> tuple[bytes, Any]:
+    return final_bytes(run), load_checkpoint(max((run / "checkpoints").iterdir())).state["learner"]
+
+
+def records(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def killed_twice(argv: list[str], run: Path) -> None:
+    """Train until it ends, killed after two and after four records or a little later."""
+    for least in (2, 4):
+        more = ["--resume"] if run.exists() else []
+        child = fork(lambda tell, more=more: main([*argv, f"--out={run}", *more]))
+        while records(run) < least:
+            assert os.waitpid(child.pid, os.WNOHANG) == (0, 0), "it ended by itself"
+            time.sleep(0.002)
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+    succeed(*argv, f"--out={run}", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "options"),
+    [
+        ("navigation", ["--env.horizon=20"]),
+        ("navigation", ["--env.horizon=20", "--update=promp", "--learned-lr=tensor"]),
+        ("cheetah-velocity", ["--env.horizon=10"]),
+    ],
+)
+def test_killed_runs_resume_bit_for_bit(
+    tmp_path: Path, experiment: str, options: list[str]
+) -> None:
+    argv = ["train", experiment, *TINY, "--iterations=9", *options]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    succeed(*argv, f"--out={whole}")
+    killed_twice(argv, run)
+    assert state_of(run) == state_of(whole)
+    assert timeless(run) == timeless(whole)
+    assert [line["iteration"] for line in timeless(run)] == list(range(1, 10))
+
+
+@pytest.mark.parametrize("lost", ["optimizer", "penalty"])
+def test_resuming_without_part_of_the_state_would_show(tmp_path: Path, lost: str) -> None:
+    """Mutant: a checkpoint that forgets; the runs then part."""
+    config = Config(
+        EnvConfig("metarl/Navigation2D-v0", horizon=10),
+        meta_batch=2,
+        episodes=3,
+        hidden=(8,),
+        update="promp",
+    )
+    ends = []
+    for forget in (False, True):
+        learner = PolicyLearner(config, Machine("cpu", "float32", 1, "auto", "off"))
+        state = learner.init(0)
+        learner.step(state, 0)
+        if forget and lost == "optimizer":
+            assert state.optimizer is not None
+            state.optimizer.state.clear()
+        elif forget:
+            state.extra["penalty"] = learner.init(0).extra["penalty"]
+        for i in (1, 2):
+            learner.step(state, i)
+        ends.append([p.detach().numpy().tobytes() for p in state.params.values()])
+    assert ends[0] != ends[1]
+
+
+@forks
+@pytest.mark.parametrize("env", ["MyTask-v0", "MyChoice-v0"])
+def test_users_environments(tmp_path: Path, env: str, capfd: pytest.CaptureFixture[str]) -> None:
+    argv = ["train", "maml", *TINY, "--iterations=3", f"--env.id=my_package:{env}"]
+    argv += ["--env.horizon=9"]
+    runs = {}
+    for workers in (0, 2):
+        runs[workers] = tmp_path / str(workers)
+        succeed(*argv, f"--out={runs[workers]}", f"--env.workers={workers}")
+    for run in runs.values():
+        lines = timeless(run)
+        assert [line["iteration"] for line in lines] == [1, 2, 3]
+        assert all(np.isfinite(x) for line in lines for x in line.values())
+    kept = sorted((runs[0] / "checkpoints").iterdir())
+    start, end = (load_checkpoint(path).params for path in (kept[0], kept[-1]))
+    assert any((start[n] != end[n]).any() for n in start)
+    # Rows batched otherwise round otherwise, so only nearly the same.
+    sync, workers_ = (timeless(runs[k])[0]["return_after"] for k in (0, 2))
+    assert sync == pytest.approx(workers_, rel=0.05)
+    succeed("evaluate", str(runs[0]), f"--out={tmp_path / 'e.json'}", "--tasks=2", "--episodes=2")
+    value = json.loads((tmp_path / "e.json").read_text())
+    assert (value["tasks"], value["metric"], value["task_seed"]) == (2, "return", 0)
+    assert len(value["variants"]["task"]["slope"]) == 2
+    capfd.readouterr()
+
+
+def test_user_mistakes_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for options, naming in (
+        (["--env.id=my_package:Nothing-v0"], "--env.id"),
+        (["--env.id=no_such_package:MyTask-v0"], "--env.id"),
+        (["--env.id=my_package:MyTask-v0", "--observe-task"], "--observe-task"),
+        (["--env.id=my_package:MyTask-v0", "--env.sparse"], "--env.sparse"),
+        (["--env.id=metarl/Navigation2D-v0", "--env.task-range", "1", "0"], "--env.task-range"),
+    ):
+        out = tmp_path / "run"
+        line = refuse(capfd, 2, "train", "maml", *TINY, f"--out={out}", *options)
+        assert naming in line
+        assert not out.exists()
+
+
+def test_navigation_learns_to_adapt() -> None:
+    """A few seconds on one core: paired gain of one step on held-out goals, loosely bounded."""
+    config = Config(
+        EnvConfig("metarl/Navigation2D-v0", horizon=100),
+        meta_batch=10,
+        episodes=10,
+        inner_lr=0.5,
+        hidden=(32, 32),
+    )
+    learner = PolicyLearner(config, Machine("cpu", "float32", 1, "auto", "off"))
+    state = learner.init(0)
+    options = EvaluateOptions(tasks=20, steps=1, episodes=20, task_seed=0)
+    untrained = learner.evaluate(state.params, options).per_task
+    for i in range(12):
+        learner.step(state, i)
+    curve = learner.evaluate(state.params, options).per_task
+    gain = curve[1] - curve[0]
+    low = gain.mean() - 1.96 * gain.std(ddof=1) / len(gain) ** 0.5
+    assert gain.mean() > 10
+    assert low > 0
+    assert curve[1].mean() > untrained[1].mean() + 10

@@ -1,0 +1,202 @@
+"""Meta-updates of policies: trust region on the real objective, a bandit to its optimum."""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from adapting import Problem, problem
+from oracles import F64, flat
+from tabular import MDP, SoftmaxPolicy, Tabular, softmax_policy
+from torch import Tensor
+
+from metarl import InnerLoop, adapt, mean_over_tasks, stream, torch_stream, trust_region_step
+from metarl.params import Params
+from metarl.rl.clock import Clock
+from metarl.rl.distributions import kl, log_prob
+from metarl.rl.maml import meta_step
+from metarl.rl.objectives import policy_objectives
+from metarl.rl.sampler import Sampler
+from metarl.rl.updates import adam_update, promp_update, trpo_update
+from metarl.rl.weighting import Weighting
+
+
+def dense_fisher(p: Problem) -> Tensor:
+    objective = mean_over_tasks(p.objectives.surrogate, p.data, fisher=p.objectives.fisher)
+    sizes = [x.numel() for x in p.theta.values()]
+
+    def product(v: Tensor) -> Tensor:
+        parts = torch.split(v, sizes)
+        shaped = {n: y.view_as(x) for (n, x), y in zip(p.theta.items(), parts, strict=True)}
+        return flat(objective.fisher(p.theta, shaped))
+
+    return torch.stack([product(e) for e in torch.eye(sum(sizes), dtype=F64)])
+
+
+def evaluated(p: Problem, theta: Params) -> tuple[float, float]:
+    """Surrogate loss and KL, task by task and written out."""
+    losses, divergences = [], []
+    for i in range(len(p.data.query.mask)):
+        query, *supports = torch.utils._pytree.tree_map(
+            lambda x, i=i: x[i], [p.data.query, *p.data.supports]
+        )
+        new = p.apply(adapt(p.objectives.inner_loss, theta, supports, p.inner), query.observations)
+        ratio = log_prob(new, query.actions).exp() / log_prob(query.old, query.actions).exp()
+        steps = query.mask.sum()
+        losses.append(-(ratio * query.weights * query.mask).sum() / steps)
+        divergences.append((kl(query.old, new) * query.mask).sum() / steps)
+    return float(torch.stack(losses).mean()), float(torch.stack(divergences).mean())
+
+
+def test_realised_kl_tends_to_that_of_the_damped_quadratic() -> None:
+    p, damping = problem(steps=2), 0.1
+    objective = mean_over_tasks(p.objectives.surrogate, p.data, fisher=p.objectives.fisher)
+    F = dense_fisher(p)
+    A = F + damping * torch.eye(len(F), dtype=F64)
+    s = torch.linalg.solve(A, -flat(objective.gradient(p.theta)[2]))
+    limit = float(s @ F @ s / (s @ A @ s))
+    gaps = []
+    for max_kl in (1e-4, 1e-6, 1e-8):
+        moved, info = trust_region_step(
+            objective, p.theta, max_kl=max_kl, damping=damping, cg_steps=100
+        )
+        assert info.accepted
+        assert info.backtracks == 0
+        gaps.append(abs(evaluated(p, moved)[1] / max_kl - limit))
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert gaps[2] < 1e-3
+    assert 1 - limit > 0.05  # mutant: a step scaled by s'Fs has the limit 1
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("max_kl", [1e-3, 1e-2, 0.5])
+def test_accepted_step_improves_within_the_region(max_kl: float, discrete: bool) -> None:
+    p = problem(steps=2, discrete=discrete)
+    kept = {n: x.clone() for n, x in p.theta.items()}
+    moved, metrics = trpo_update(
+        p.objectives,
+        p.theta,
+        p.data,
+        max_kl=max_kl,
+        fisher_fraction=0.5,
+        generator=torch_stream(0, "fisher"),
+        clock=Clock(),
+    )
+    assert metrics["step_accepted"] == 1
+    loss, divergence = evaluated(p, moved)
+    assert loss < evaluated(p, p.theta)[0]
+    assert 0 < divergence <= max_kl
+    assert math.isclose(metrics["loss"], loss, rel_tol=1e-10)
+    assert math.isclose(metrics["kl"], divergence, rel_tol=1e-8)
+    assert all(torch.equal(p.theta[n], kept[n]) for n in kept)
+
+
+# One-step bandits whose tasks differ in the arm that pays: arm i with probability SHARES[i].
+
+SHARES = np.array([0.6, 0.3, 0.1])
+ALPHA = 3.0
+START = torch.tensor([[-2.0, 0.0, 2.0]], dtype=F64)
+
+
+def adapted_value(logits: Tensor) -> Tensor:
+    """Expected reward after one exact policy-gradient step, ``(..., 3) -> (...)``."""
+    pi = torch.softmax(logits, -1)
+    total = torch.zeros(logits.shape[:-1], dtype=logits.dtype)
+    for arm, share in enumerate(SHARES):
+        gradient = pi[..., arm, None] * (torch.eye(3, dtype=logits.dtype)[arm] - pi)
+        total += share * torch.softmax(logits + ALPHA * gradient, -1)[..., arm]
+    return total
+
+
+@functools.cache
+def optimum() -> float:
+    grid = torch.linspace(-6, 6, 241, dtype=F64)
+    a, b = torch.meshgrid(grid, grid, indexing="ij")
+    return float(adapted_value(torch.stack((a, b, torch.zeros_like(a)), -1)).max())
+
+
+def bandits(n: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    return [{"reward": np.eye(3)[None, arm]} for arm in rng.choice(3, n, p=SHARES)]
+
+
+def trained(
+    update: str = "trpo",
+    *,
+    iterations: int,
+    seed: int = 0,
+    tasks: int = 20,
+    episodes: int = 40,
+    correction: Any = "off",
+) -> float:
+    """Exact value after adaptation of what training reached."""
+    policy = SoftmaxPolicy(START)
+    theta: Params = dict(policy.named_parameters())
+    mdp = MDP(torch.ones(1), torch.ones(1, 3, 1), torch.zeros(1, 3))
+    env = Tabular(mdp, num_envs=tasks * episodes, horizon=1, tasks=bandits)
+    sampler = Sampler(env, episodes=episodes, horizon=1)
+    inner = InnerLoop(ALPHA)
+    objectives = policy_objectives(
+        softmax_policy,
+        inner,
+        inner_surrogate="loglik" if correction == "emaml" else "dice",
+        sampling_correction=correction,
+    )
+    optimizer = torch.optim.Adam(theta.values(), lr=0.05)
+    penalty = 1e-3
+
+    def step(theta: Params, data: Any, clock: Clock) -> Any:
+        nonlocal penalty
+        if update == "adam":
+            return theta, adam_update(objectives, theta, data, optimizer, clock=clock)
+        if update == "promp":
+            metrics, penalty = promp_update(
+                objectives, theta, data, optimizer, penalty=penalty, target_kl=0.1, clock=clock
+            )
+            return theta, metrics
+        generator = torch_stream(seed, "fisher")
+        return trpo_update(objectives, theta, data, max_kl=0.01, generator=generator, clock=clock)
+
+    for i in range(iterations):
+        theta, metrics = meta_step(
+            theta,
+            step,
+            policy=policy,
+            objectives=objectives,
+            sampler=sampler,
+            tasks=sampler.sample_tasks(tasks, stream(seed, "tasks", i)),
+            inner=inner,
+            inner_steps=1,
+            weighting=Weighting(discount=1.0, baseline="zero", standardized=False),
+            seed=1000 * seed + i,
+        )
+        assert all(math.isfinite(x) for x in metrics.values())
+    return float(adapted_value(theta["logits"].detach())[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_bandit_reaches_its_meta_optimum(seed: int) -> None:
+    assert float(adapted_value(START)[0]) < 0.7 * optimum()
+    assert trained(iterations=200, seed=seed, tasks=100, episodes=20) > 0.98 * optimum()
+
+
+@pytest.mark.parametrize(
+    ("update", "options", "least"),
+    [
+        ("trpo", {}, 0.9),
+        ("trpo", {"tasks": 1}, 0.1),
+        ("trpo", {"tasks": 2}, 0.3),
+        ("trpo", {"correction": "emaml"}, 0.7),
+        ("adam", {}, 0.4),
+        ("adam", {"correction": "emaml"}, 0.1),
+        ("promp", {}, 0.8),
+    ],
+)
+def test_every_update_closes_part_of_the_gap(
+    update: str, options: dict[str, Any], least: float
+) -> None:
+    start = float(adapted_value(START)[0])
+    end = trained(update, iterations=40, **options)
+    assert (end - start) / (optimum() - start) > least
