@@ -22,7 +22,7 @@ from .evaluate import evaluate, load
 from .tables import KINDS
 
 ROOT = Path(__file__).resolve().parent / "results"
-MARKED = re.compile(r"(<!-- results:(\S+) ?(.*?) -->)(.*?)(<!-- /results -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- results:([a-z][a-z-]*) ?(.*?) -->)(.*?)(<!-- /results -->)", re.DOTALL)
 # A re-evaluation on another machine rounds differently, and contacts amplify that.
 TOLERANCE_OF_CI95 = 0.1
 

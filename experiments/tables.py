@@ -59,8 +59,13 @@ def _span(values: np.ndarray) -> str:
     if not np.isfinite(values).all():
         return "not finite"
     if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
+        return _short(values[0])
+    return f"{_short(values.mean())} ({_short(values.min())} to {_short(values.max())})"
+
+
+def _short(value: float) -> str:
+    """Two digits behind the point, or a power of ten where they would say nothing."""
+    return f"{value:.2f}" if 0.1 <= value < 1000 else f"{value:.1e}"
 
 
 KINDS: dict[str, Callable[..., str]] = {"mean": mean, "sinusoid": sinusoid}

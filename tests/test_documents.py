@@ -1,0 +1,57 @@
+"""README and docs: what they show is run or compared."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import torch
+
+from metarl_experiments.__main__ import COMMANDS, HELP
+
+TOP = Path(__file__).parent.parent
+DOCUMENTS = [TOP / "README.md", *sorted((TOP / "docs").glob("**/*.md"))]
+
+
+def test_readme_example_runs_and_learns() -> None:
+    text = (TOP / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    generator = torch.Generator().manual_seed(0)
+
+    def points(tasks: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.rand(tasks, 10, 1, generator=generator) * 4 - 2
+        slopes = torch.rand(tasks, 1, 1, generator=generator) + 1
+        return torch.cat([x, x], 1), torch.cat([slopes * x, slopes * x], 1)
+
+    def halves(x: torch.Tensor, y: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], ...]:
+        return (x[:, :10], y[:, :10]), (x[:, 10:], y[:, 10:])
+
+    new_task = tuple(v[0] for v in points(1))
+    batches = [halves(*points(8)) for _ in range(100)]
+    torch.manual_seed(0)
+    names = {"meta_batches": batches, "new_task": new_task}
+    exec(compile(code, "README.md", "exec"), names)
+    loss, params, adapted = (names[n] for n in ("loss", "params", "adapted"))
+    with torch.no_grad():
+        assert float(loss(adapted, new_task)) < float(loss(params, new_task))  # type: ignore[operator]
+
+
+def test_documented_usage_is_the_commands_own() -> None:
+    text = (TOP / "docs" / "command-line.md").read_text()
+    usage = re.findall(r"```\n(.*?)```", text, re.DOTALL)[0]
+    own = HELP.partition("\n\n")[2].partition("\n\n")[0] + "\n"
+    assert usage == textwrap.dedent(own)
+    assert all(f"metarl {command}" in usage for command in COMMANDS)
+
+
+def test_links_and_figures_exist() -> None:
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            if "://" not in target:
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_documented_make_targets_exist() -> None:
+    makefile = (TOP / "Makefile").read_text()
+    for path in DOCUMENTS:
+        for target in re.findall(r"^make ([a-z-]+)", path.read_text(), re.MULTILINE):
+            assert f"\n{target}:" in makefile, f"{path.name}: make {target}"
