@@ -171,13 +171,15 @@ def test_subsample_prefers_steps_that_run() -> None:
         supports=tuple(s._replace(mask=early) for s in p.data.supports),
     )
     for seed in range(20):
-        few = subsample(data, 1 / 3, metarl.torch_stream(seed, "fisher"))
+        few = subsample(data, 1 / 3, metarl.torch_stream(seed, "fisher"), least=1)
         for batch in (*few.supports, few.query):
             assert batch.mask.shape == (TASKS, EPISODES, 2)
             assert batch.mask.all()
             assert batch.old[0].shape[2] == 2
     assert subsample(data, 1.0, metarl.torch_stream(0, "fisher")) is data
-    assert subsample(data, 1e-9, metarl.torch_stream(0, "fisher")).query.mask.shape[2] == 1
+    assert subsample(data, 0.1, metarl.torch_stream(0, "fisher")) is data  # fewer than ten steps
+    one_step = subsample(data, 1e-9, metarl.torch_stream(0, "fisher"), least=1)
+    assert one_step.query.mask.shape[2] == 1
 
 
 # Cosine of the full trust-region direction with that of a tenth of the time steps, five draws.

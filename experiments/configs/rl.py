@@ -58,7 +58,7 @@ class Config:
         observe_task: append the task to the observation (the oracle).
         update: trpo, promp or adam.
         max_kl: trust region of trpo, and the inner KL that promp aims at.
-        fisher_fraction: of the time steps that trpo's Fisher products see.
+        fisher_fraction: of the time steps that trpo's Fisher products see; 10 steps at least.
         lr: step size of Adam, for promp and adam.
         lr_decay: none, or cosine to zero over the iterations; of max_kl under trpo.
         epochs: of promp.

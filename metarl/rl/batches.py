@@ -69,7 +69,9 @@ def score_weights(returns: Tensor, unit: Tensor) -> Tensor:
     return torch.where(known, leave_one_out(returns) / torch.where(known, unit, 1.0), 0.0)
 
 
-def subsample(batch: MetaBatch, fraction: float, generator: torch.Generator) -> MetaBatch:
+def subsample(
+    batch: MetaBatch, fraction: float, generator: torch.Generator, *, least: int = 10
+) -> MetaBatch:
     """Keep the same random time steps of every support and of the query.
 
     Those at which some episode still runs come first, so that short episodes are not lost among
@@ -77,17 +79,19 @@ def subsample(batch: MetaBatch, fraction: float, generator: torch.Generator) -> 
 
     Args:
         batch: all time steps.
-        fraction: of the time steps to keep, in (0, 1]; at least one stays.
+        fraction: of the time steps to keep, in (0, 1].
         generator: draws them.
+        least: keep so many where there are; of short episodes a fraction says too little.
     """
-    if fraction >= 1:
+    horizon = batch.query.mask.shape[2]
+    # As many whatever runs: one shape, compiled once.
+    kept = max(math.ceil(fraction * horizon), least)
+    if kept >= horizon:
         return batch
     masks = [one.mask for one in (*batch.supports, batch.query)]
-    horizon = masks[0].shape[2]
     running = torch.stack([mask.sum((0, 1)) for mask in masks]).any(0).cpu()
     times = torch.randperm(horizon, generator=generator)
     times = torch.cat((times[running[times]], times[~running[times]]))
-    kept = max(1, math.ceil(fraction * horizon))  # whatever runs: one shape, compiled once
     times = times[:kept].sort().values.to(masks[0].device)
     supports, query = tree_map(lambda x: x.index_select(2, times), (batch.supports, batch.query))
     return batch._replace(supports=supports, query=query)

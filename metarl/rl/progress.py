@@ -19,19 +19,15 @@ def progress(collected: Collected) -> dict[str, float]:
     """
     before = mean_return(collected.rollouts[0]).double()
     after = mean_return(collected.rollouts[-1]).double()
-    metrics: dict[str, float] = {}
+    metrics = {"return_after": float(after.mean())}
     if len(collected.rollouts) > 1:
         gain = after - before
-        metrics["return_before"] = float(before.mean())
-        metrics["gain"] = float(gain.mean())
+        metrics = {"return_before": float(before.mean()), **metrics, "gain": float(gain.mean())}
         if len(gain) > 1:
             metrics["gain_ci95"] = 1.96 * float(gain.std(correction=1)) / math.sqrt(len(gain))
         metrics["worse_fraction"] = float((gain < 0).double().mean())
-    metrics |= {
-        "return_after": float(after.mean()),
-        "env_steps": float(collected.env_steps),
-        "invalid_episodes": float(collected.invalid_episodes),
-    }
+    metrics["env_steps"] = float(collected.env_steps)
+    metrics["invalid_episodes"] = float(collected.invalid_episodes)
     distribution = collected.rollouts[0].distribution
     if isinstance(distribution, Gaussian):
         metrics["sigma"] = float(distribution.log_std[:, 0, 0].exp().mean())

@@ -61,7 +61,7 @@ def trpo_update(
         theta: initial parameters.
         data: of all tasks; old policies as in `old_policy`.
         max_kl: trust region, nats, mean over tasks after adaptation.
-        fisher_fraction: of the time steps, in (0, 1].
+        fisher_fraction: of the time steps, in (0, 1]; see `subsample`.
         generator: draws them.
         damping: added to the Fisher matrix's diagonal.
         mapping: see `mean_over_tasks`.
