@@ -48,17 +48,24 @@ def reporter(
 
 
 class _Clock:
-    """Rate and remaining time."""
+    """Rate and remaining time; what comes before the first update (compiling) counts once only."""
 
     def __init__(self, start: int, end: int, minutes: float | None) -> None:
-        self.start, self.end, self.minutes = start, end, minutes
+        self.end, self.minutes = end, minutes
         self.began = time.monotonic()
+        self.anchor = (start, self.began)
+        self.warm = False
 
     def rate(self, iteration: int) -> float:
-        return (iteration - self.start) / max(time.monotonic() - self.began, 1e-9)
+        now = time.monotonic()
+        done, since = self.anchor
+        value = (iteration - done) / max(now - since, 1e-9)
+        if not self.warm:
+            self.anchor, self.warm = (iteration, now), True
+        return value
 
-    def remaining(self, iteration: int) -> float:
-        left = (self.end - iteration) / max(self.rate(iteration), 1e-9)
+    def remaining(self, iteration: int, rate: float) -> float:
+        left = (self.end - iteration) / max(rate, 1e-9)
         if self.minutes is not None:
             left = min(left, self.began + 60 * self.minutes - time.monotonic())
         return max(left, 0.0)
@@ -107,7 +114,7 @@ class _Lines:
         rate = self.clock.rate(iteration)
         self.pending = (
             f"{self.name}  {iteration}/{self.clock.end}  {adaptation(self.shown, metrics)}  "
-            f"{per_second(rate)}  ETA {clock(self.clock.remaining(iteration))}"
+            f"{per_second(rate)}  ETA {clock(self.clock.remaining(iteration, rate))}"
         )
         if time.monotonic() - self.printed >= LINE_SECONDS:
             self._flush()
@@ -155,12 +162,13 @@ class _Bar:
         self.progress.start()
 
     def update(self, iteration: int, metrics: dict[str, float]) -> None:
+        rate = self.clock.rate(iteration)
         self.progress.update(
             self.task,
             completed=iteration,
             metrics=adaptation(self.shown, metrics),
-            rate=per_second(self.clock.rate(iteration)),
-            eta=clock(self.clock.remaining(iteration)),
+            rate=per_second(rate),
+            eta=clock(self.clock.remaining(iteration, rate)),
         )
 
     def say(self, text: str) -> None:
