@@ -15,7 +15,7 @@ from .errors import (
 from .inner import InnerLoop, Loss, adapt, extended_rates
 from .mapping import resolve_mapping
 from .meta import meta_loss, reptile_loss
-from .objective import Objective, mean_over_tasks
+from .objective import GaussNewton, Objective, mean_over_tasks
 from .params import Params, expand_params, from_module, split_rates
 from .rates import learned_rates
 from .streams import seed_of, stream, torch_stream
@@ -23,6 +23,7 @@ from .trust_region import StepInfo, conjugate_gradient, trust_region_step
 
 __all__ = [
     "CheckpointError",
+    "GaussNewton",
     "InnerLoop",
     "InputError",
     "Loss",

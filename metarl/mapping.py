@@ -10,9 +10,9 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .compiling import compile_chunks
 from .errors import InputError
 
+T = TypeVar("T")
+R = TypeVar("R")
 ChunkFunction = Callable[[Any, Any], Any]
 """``chunk_function(shared, data)``, data with a leading dimension of the chunk's tasks."""
 
@@ -172,25 +174,35 @@ def run_chunks(run: ChunkFunction, shared: Any, data: Any, mapping: Mapping) -> 
         tree_map(lambda x, i=i: x[i : i + size] if isinstance(x, Tensor) else x, data)
         for i in range(0, tasks, size)
     ]
-    workers = min(torch.get_num_threads(), tasks)
-    if mapping.kind != "threads" or workers == 1:
-        return [run(shared, chunk) for chunk in chunks]
+    if not mapping.compile:
+        return map_items(lambda chunk: run(shared, chunk), chunks, mapping)
+    # The first chunk of new shapes runs alone, so that a compiler is entered by one thread only,
+    # and compiles for the one intra-op thread that workers have.
+    shapes = tuple(x.shape for x in tree_leaves(chunks[0]) if isinstance(x, Tensor))
+    first = 0 if shapes in warmed else 1
+    alone = one_intra_op_thread if mapping.kind == "threads" else contextlib.nullcontext
+    with alone():
+        done = [run(shared, chunk) for chunk in chunks[:first]]
+    warmed.add(shapes)
+    return done + map_items(lambda chunk: run(shared, chunk), chunks[first:], mapping)
+
+
+def map_items(fn: Callable[[T], R], items: Sequence[T], mapping: Mapping) -> list[R]:
+    """``[fn(item) for item in items]``, on worker threads if the mapping says so."""
+    workers = min(torch.get_num_threads(), len(items))
+    if mapping.kind != "threads" or workers <= 1:
+        return [fn(item) for item in items]
     grad = torch.is_grad_enabled()
 
-    def work(chunk: Any) -> Any:
+    def work(item: T) -> R:
         # Set here, not when a worker starts: that may be after the caller has set its own again.
         torch.set_num_threads(1)
         # Worker threads start with gradients enabled whatever the caller's mode.
         with torch.set_grad_enabled(grad):
-            return run(shared, chunk)
+            return fn(item)
 
     with one_intra_op_thread():
-        # The first chunk runs here alone, so that a compiler is entered by one thread only, and
-        # compiles for the one intra-op thread that the workers have.
-        shapes = tuple(x.shape for x in tree_leaves(chunks[0]) if isinstance(x, Tensor))
-        done = [work(chunks[0])] if mapping.compile and shapes not in warmed else []
-        warmed.add(shapes)
-        return done + list(_pool(workers, os.getpid()).map(work, chunks[len(done) :]))
+        return list(_pool(workers, os.getpid()).map(work, items))
 
 
 def sum_in_order(outputs: list[Any]) -> Any:

@@ -11,7 +11,16 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .inner import first
-from .mapping import ChunkFunction, count_tasks, each, resolve_mapping, run_chunks, sum_in_order
+from .mapping import (
+    ChunkFunction,
+    Mapping,
+    count_tasks,
+    each,
+    map_items,
+    resolve_mapping,
+    run_chunks,
+    sum_in_order,
+)
 from .params import Params
 
 Reduce = Callable[[Tensor], Tensor]
@@ -33,14 +42,31 @@ class Objective(NamedTuple):
 
 
 TaskFunction = Callable[[Params, Any], tuple[Tensor, Tensor]]
-FisherFunction = Callable[[Params, Params, Any], Params]
+Product = Callable[[Params], Params]
+
+
+class GaussNewton(NamedTuple):
+    """A Fisher matrix ``F = J' M J`` of one task, cheaper than the Hessian of its KL.
+
+    ``J = d outputs / d theta``, and ``M`` is the Hessian of ``there -> divergence(here, there)`` at
+    ``there = here``, the outputs at theta. Equal to the Hessian of the KL there, since the KL's
+    slope is zero; but the adaptation's second derivatives drop out, and what does not depend on
+    the vector is computed once for all products at one theta.
+
+    Attributes:
+        outputs: ``(theta, one task's data) -> tensors``, such as a policy's after adaptation.
+        divergence: ``(here, there, one task's data) -> scalar``, smallest where they are equal.
+    """
+
+    outputs: Callable[[Params, Any], Any]
+    divergence: Callable[[Any, Any, Any], Tensor]
 
 
 def mean_over_tasks(
     fn: TaskFunction,
     data: Any,
     *,
-    fisher: FisherFunction | None = None,
+    fisher: GaussNewton | None = None,
     mapping: str = "auto",
     reduce: Reduce | None = None,
 ) -> Objective:
@@ -53,8 +79,8 @@ def mean_over_tasks(
     Args:
         fn: the objective of one task. Build it once: compiled functions are kept by identity.
         data: tensors with a leading task dimension, in any nesting of tuples and dicts.
-        fisher: ``(theta, v, one task's data) -> F_task v`` where a cheaper product is known; None
-            takes the Hessian of ``kl``, which is the Fisher matrix where ``kl`` has its minimum.
+        fisher: what makes the Fisher matrix; None takes the Hessian of ``kl``, which it is where
+            ``kl`` has its minimum. Its products are not compiled.
         mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile``.
         reduce: sums a flat tensor over ranks; the division by the number of tasks follows it.
     """
@@ -72,11 +98,13 @@ def mean_over_tasks(
         g, (loss, kl) = mean(gradients(fn), (theta,))
         return loss, kl, g
 
-    def product(theta: Params, v: Params) -> Params:
-        fv: Params = mean(_products(fn, fisher), (theta, v))
+    def hessian(theta: Params, v: Params) -> Params:
+        fv: Params = mean(_hessians(fn), (theta, v))
         return fv
 
-    return Objective(value, gradient, product)
+    if fisher is None:
+        return Objective(value, gradient, hessian)
+    return Objective(value, gradient, _gauss_newton(fisher, data, resolved, reduce))
 
 
 def mean_of_chunks(sums: list[Any], data: Any, reduce: Reduce | None) -> Any:
@@ -140,9 +168,8 @@ def gradients(fn: Callable[..., Any]) -> ChunkFunction:
 
 
 @functools.lru_cache(maxsize=64)
-def _products(fn: TaskFunction, fisher: FisherFunction | None) -> ChunkFunction:
-    if fisher is not None:
-        return _summed(fisher)
+def _hessians(fn: TaskFunction) -> ChunkFunction:
+    """Chunk function ``((theta, v), data) -> (d^2 sum of kl / d theta^2) v``."""
     _load_forward_mode()
     summed = _summed(fn)
 
@@ -160,3 +187,52 @@ def _load_forward_mode() -> None:
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore", DeprecationWarning)
         forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
+
+
+def _gauss_newton(
+    fisher: GaussNewton, data: Any, mapping: Mapping, reduce: Reduce | None
+) -> Callable[[Params, Params], Params]:
+    """``(theta, v) -> mean over tasks of J' M J v``, linearised once for each theta."""
+    mapping = mapping._replace(compile=False)
+    if mapping == Mapping("chunk", 1, False):
+        # A product only replays recorded operations, which leaves the interpreter to others.
+        mapping = mapping._replace(kind="threads")
+    linearised: list[tuple[Any, list[Product]]] = []
+
+    def product(theta: Params, v: Params) -> Params:
+        key = [(id(p), p._version) for p in theta.values()]
+        if not linearised or linearised[0][0] != key:
+            run = functools.partial(_linearise, fisher)
+            linearised[:] = [(key, run_chunks(run, theta, data, mapping))]
+        with torch.no_grad():
+            sums = map_items(lambda chunk: chunk(v), linearised[0][1], mapping)
+            fv: Params = mean_of_chunks(sums, data, reduce)
+        return fv
+
+    return product
+
+
+def _linearise(fisher: GaussNewton, theta: Params, data: Any) -> Product:
+    """The product ``v -> J' M J v``, summed over a chunk's tasks, at theta."""
+    outputs = each(lambda theta, data: fisher.outputs(theta, data))
+    theta = {name: p.detach() for name, p in theta.items()}
+    here, pull_back = torch.func.vjp(lambda theta: outputs(theta, data), theta)[:2]
+    here = tree_map(torch.detach, here)
+
+    def divergence(there: Any) -> Tensor:
+        total: Tensor = each(lambda _, x: fisher.divergence(*x))(None, (here, there, data)).sum()
+        return total
+
+    # Pull-backs are linear, and pulling back through one pushes forward: unlike forward-mode
+    # differentiation, this exists for every operation that has a second derivative.
+    zeros = tree_map(torch.zeros_like, here)
+    push_forward = torch.func.vjp(lambda u: pull_back(u)[0], zeros)[1]
+    metric = torch.func.vjp(torch.func.grad(divergence), here)[1]
+
+    def product(v: Params) -> Params:
+        (tangent,) = push_forward(v)
+        (slope,) = metric(tangent)
+        fv: Params = pull_back(slope)[0]
+        return fv
+
+    return product

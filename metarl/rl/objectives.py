@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metarl.errors import InputError
 from metarl.inner import InnerLoop, Loss, adapt, adapt_path_one
+from metarl.objective import GaussNewton
 from metarl.params import Params
 from metarl.rl import surrogates
 from metarl.rl.batches import Batch, MetaBatch
@@ -25,14 +26,14 @@ class PolicyObjectives(NamedTuple):
         policies: ``(theta, data) -> distributions`` at every support's and the query's steps.
         surrogate: ``(theta, data) -> (loss, kl)`` after adaptation, for TRPO and Adam.
         clipped: ``(theta, (data, penalty)) -> (loss, inner kl)`` of ProMP.
-        fisher: ``(theta, v, data) -> F v`` of the KL after adaptation.
+        fisher: of the KL after adaptation.
     """
 
     inner_loss: Loss
     policies: Callable[[Params, MetaBatch], tuple[Distribution, ...]]
     surrogate: Callable[[Params, MetaBatch], tuple[Tensor, Tensor]]
     clipped: Callable[[Params, tuple[MetaBatch, Tensor]], tuple[Tensor, Tensor]]
-    fisher: Callable[[Params, Params, MetaBatch], Params]
+    fisher: GaussNewton
 
 
 def policy_gradient_loss(
@@ -132,28 +133,12 @@ def policy_objectives(
         inner_kl = torch.stack(drift).mean() if drift else gain.new_zeros(())
         return penalty * inner_kl - gain, inner_kl
 
-    def fisher(theta: Params, v: Params, data: MetaBatch) -> Params:
-        def policy(theta: Params) -> Distribution:
-            adapted = adapt(inner_loss, theta, data.supports, inner)
-            return apply(adapted, data.query.observations)
+    def after(theta: Params, data: MetaBatch) -> Distribution:
+        adapted = adapt(inner_loss, theta, data.supports, inner)
+        return apply(adapted, data.query.observations)
 
-        # J' M J v: the KL's gradient is zero here, so its Hessian needs no derivative of J.
-        here, pull_back = torch.func.vjp(policy, theta)[:2]
-        here = type(here)(*(x.detach() for x in here))
+    def divergence(here: Distribution, there: Distribution, data: MetaBatch) -> Tensor:
+        return surrogates.reduce(kl(here, there), data.query.mask)
 
-        def slope(q: Distribution) -> Distribution:
-            def divergence(q: Distribution) -> Tensor:
-                return surrogates.reduce(kl(here, q), data.query.mask)
-
-            gradient: Distribution = torch.func.grad(divergence)(q)
-            return gradient
-
-        # Pull-backs are linear, and pulling back through one pushes forward: compilers and
-        # mappings support this for every operation, unlike forward-mode differentiation.
-        zeros = type(here)(*(torch.zeros_like(x) for x in here))
-        push = torch.func.vjp(lambda u: pull_back(u)[0], zeros)[1]
-        metric = torch.func.vjp(slope, here)[1]
-        product: Params = pull_back(metric(push(v)[0])[0])[0]
-        return product
-
+    fisher = GaussNewton(after, divergence)
     return PolicyObjectives(inner_loss, policies, surrogate, clipped, fisher)
