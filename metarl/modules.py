@@ -1,6 +1,7 @@
 """Modules made fit to be mapped over tasks and differentiated twice, or named where they cannot."""
 
 import copy
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import MethodType
 from typing import Any, NoReturn
@@ -168,9 +169,10 @@ def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
 
 def _channel_norm(self: _BatchNorm | _InstanceNorm, x: Tensor) -> Tensor:
     """``x (batch, channel, ...)``; an instance norm also takes ``(channel, ...)``."""
-    self._check_input_dim(x)
+    self._check_input_dim(x)  # type: ignore[no-untyped-call]
     instance = isinstance(self, _InstanceNorm)
-    channel = 0 if instance and x.dim() == self._get_no_batch_dim() else 1
+    unbatched = self._get_no_batch_dim() if isinstance(self, _InstanceNorm) else None  # type: ignore[no-untyped-call]
+    channel = 0 if x.dim() == unbatched else 1
     shape = [-1 if d == channel else 1 for d in range(x.ndim)]
 
     def spread(p: Tensor | None) -> Tensor | None:
@@ -187,7 +189,7 @@ def _channel_norm(self: _BatchNorm | _InstanceNorm, x: Tensor) -> Tensor:
     return _affine(x, spread(self.weight), spread(self.bias))
 
 
-_ELEMENTARY = {
+_ELEMENTARY: dict[Callable[..., Any], Callable[..., Tensor]] = {
     nn.LayerNorm.forward: _layer_norm,
     _BatchNorm.forward: _channel_norm,
     _InstanceNorm.forward: _channel_norm,
