@@ -17,6 +17,20 @@ SINUSOID_GROUPS = {
     "sinusoid-pretrained": "pretrained",
     "sinusoid-oracle": "oracle",
 }
+RETURN_GROUPS = {
+    "": "MAML, best preset",
+    "-paper": "MAML, paper's settings",
+    "-first-order": "first order",
+    "-pretrained": "pretrained",
+    "-random": "random",
+    "-oracle": "oracle",
+}
+AUTHORS = {
+    "maml": "MAML",
+    "pretrained": "pretrained",
+    "random": "random",
+    "oracle": "oracle",
+}
 
 
 def over_seeds(groups: Groups, group: str) -> np.ndarray:
@@ -55,12 +69,50 @@ def sinusoid(groups: Groups) -> str:
     return "\n".join([*lines, ""])
 
 
-def _span(values: np.ndarray) -> str:
+def returns(groups: Groups, experiment: str) -> str:
+    """Mean return on the paper's goals after 0..K steps, ours and the authors'.
+
+    Over seeds the mean, and the lowest to the highest. The last row is ours minus the authors' MAML
+    on the same goals: the mean over goals and its 95 % half-width.
+    """
+    theirs = {
+        name: np.array(values)
+        for name, values in package_data("paper", "returns")[experiment]["returns"].items()
+    }
+    steps = range(len(theirs["maml"]))
+    lines = [
+        "",
+        row("mean return after", [f"{k} step{'s' * (k != 1)}" for k in steps]),
+        row("---", ["---"] * len(steps)),
+    ]
+    for suffix, label in RETURN_GROUPS.items():
+        if experiment + suffix not in groups:
+            continue
+        seeds = np.array([e["mean"] for e in groups[experiment + suffix]], dtype=float)
+        cells = [_span(column, ".1f") for column in seeds.T]
+        cells += [""] * (len(steps) - len(cells))
+        lines.append(row(f"{label}, ours ({len(seeds)} seed{'s' * (len(seeds) > 1)})", cells))
+    for name, label in AUTHORS.items():
+        cells = [f"{x:.1f}" for x in theirs[name].mean(1)]
+        lines.append(row(f"{label}, the authors'", cells + [""] * (len(steps) - len(cells))))
+    if experiment in groups:
+        ours = np.mean([e["per_task"] for e in groups[experiment]], axis=0)
+        difference = ours - theirs["maml"]
+        half = 1.96 * difference.std(1, ddof=1) / np.sqrt(difference.shape[1])
+        cells = [f"{m:+.1f} ± {h:.1f}" for m, h in zip(difference.mean(1), half, strict=True)]
+        lines.append(row("MAML, ours minus the authors', paired", cells))
+    return "\n".join([*lines, ""])
+
+
+def _span(values: np.ndarray, form: str | None = None) -> str:
+    def text(value: float) -> str:
+        return _short(value) if form is None else format(value, form)
+
     if not np.isfinite(values).all():
         return "not finite"
     if len(values) == 1:
-        return _short(values[0])
-    return f"{_short(values.mean())} ({_short(values.min())} to {_short(values.max())})"
+        return text(values[0])
+    return f"{text(values.mean())} ({text(values.min())} to {text(values.max())})"
 
 
 def _short(value: float) -> str:
@@ -68,4 +120,4 @@ def _short(value: float) -> str:
     return f"{value:.2f}" if 0.1 <= value < 1000 else f"{value:.1e}"
 
 
-KINDS: dict[str, Callable[..., str]] = {"mean": mean, "sinusoid": sinusoid}
+KINDS: dict[str, Callable[..., str]] = {"mean": mean, "sinusoid": sinusoid, "returns": returns}
