@@ -44,7 +44,7 @@ class Config:
 
     Attributes:
         env: the environment.
-        iterations: meta-updates.
+        iterations: meta-updates; 0 leaves the policy as it was initialised.
         meta_batch: tasks in an iteration.
         episodes: per task, before each inner step and after the last.
         inner_steps: policy-gradient steps in training; 0 trains one policy on all tasks mixed.
@@ -82,7 +82,7 @@ class Config:
     """
 
     env: EnvConfig = field(default_factory=EnvConfig)
-    iterations: Count = 500
+    iterations: Annotated[int, Range(0, 10**9)] = 500
     meta_batch: Size = 40
     episodes: Size = 20
     inner_steps: Steps = 1
