@@ -1,6 +1,11 @@
 """Compiling functions of a chunk of tasks, derivatives included."""
 
 import functools
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +13,43 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+_PROBE = "#include <Python.h>\n#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n"
+
+
+@functools.cache
+def compiler_present() -> bool:
+    """Whether torch can compile here, tried out once a process.
+
+    That takes a Python its tracer supports, and a C++ compiler that finds the headers of Python
+    and OpenMP, which generated code includes.
+    """
+    try:
+        from torch._dynamo.eval_frame import is_dynamo_supported
+    except (ImportError, RuntimeError):
+        return False
+    return bool(is_dynamo_supported()) and _builds(_PROBE)
+
+
+def _builds(source: str) -> bool:
+    apple = sys.platform == "darwin"
+    compiler = os.environ.get("CXX") or ("clang++" if apple else "g++")
+    openmp = ["-Xclang", "-fopenmp", "-undefined", "dynamic_lookup"] if apple else ["-fopenmp"]
+    # Where torch looks for OpenMP on macOS, which has none of its own.
+    roots = [os.environ.get(name) for name in ("OMP_PREFIX", "CONDA_PREFIX")] if apple else []
+    roots += ["/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"] if apple else []
+    paths = [sysconfig.get_path("include"), *(os.path.join(r, "include") for r in roots if r)]
+    includes = [option for path in paths for option in ("-isystem", path)]
+    with tempfile.TemporaryDirectory() as folder:
+        target = os.path.join(folder, "probe.so")
+        command = [compiler, "-shared", "-fPIC", *openmp, *includes, "-x", "c++", "-", "-o", target]
+        try:
+            done = subprocess.run(
+                command, input=source, text=True, capture_output=True, timeout=60, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        return done.returncode == 0
 
 
 @functools.lru_cache(maxsize=64)

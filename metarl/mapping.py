@@ -8,8 +8,6 @@ depends on the mapping only as far as floating-point addition does.
 import contextlib
 import functools
 import os
-import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .compiling import compile_chunks
+from .compiling import compile_chunks, compiler_present
 from .errors import InputError
 
 T = TypeVar("T")
@@ -99,20 +97,6 @@ def resolve_mapping(text: str, data: Any) -> Mapping:
             # Uncompiled chains hold the interpreter lock too much to gain from threads.
             mapping = mapping._replace(kind="chunk", chunk=1)
     return mapping
-
-
-@functools.cache
-def compiler_present() -> bool:
-    """Whether torch can compile here: a C++ compiler, and a Python its tracer supports."""
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
-        return False
-    try:
-        from torch._dynamo.eval_frame import is_dynamo_supported
-
-        return bool(is_dynamo_supported())
-    except (ImportError, RuntimeError):
-        return False
 
 
 def count_tasks(data: Any) -> int:

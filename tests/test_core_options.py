@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -208,4 +210,19 @@ def test_auto_is_a_function_of_shapes_and_compiler(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("CXX", "no-such-compiler")
     mapping.compiler_present.cache_clear()
     assert str(resolve_mapping("vmap+compile", small)) == "vmap"
+    mapping.compiler_present.cache_clear()
+
+
+@pytest.mark.parametrize("missing", ["nothing", "compiler", "Python.h", "omp.h"])
+def test_nothing_compiles_without_compiler_or_headers(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapper, compiler = tmp_path / "c++", os.environ.get("CXX", "c++")
+    (tmp_path / missing).write_text("#error not installed\n")
+    wrapper.write_text(f'#!/bin/sh\nexec {compiler} -I "{tmp_path}" "$@"\n')
+    wrapper.chmod(0o755 if missing != "compiler" else 0o644)
+    before = mapping.compiler_present()
+    monkeypatch.setenv("CXX", str(wrapper))
+    mapping.compiler_present.cache_clear()
+    assert mapping.compiler_present() == (before and missing == "nothing")
     mapping.compiler_present.cache_clear()
