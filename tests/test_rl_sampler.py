@@ -190,6 +190,29 @@ def test_the_split_over_environments_changes_nothing(whole: Rollout, sizes: tupl
     assert torch.equal(found.mask, whole.mask)
 
 
+@pytest.mark.parametrize("sizes", [(12,), (4, 8), (5,)])
+def test_shared_parameters_are_one_call_of_all_rows(sizes: tuple[int]) -> None:
+    """Expanded parameters are not copied, and give what their copies give."""
+    policy, seen = _policy(), []
+    shared = expand_params(from_module(policy)[0], TASKS)
+    map_tasks = policy.map_tasks
+
+    def watched(params: Params, observations: Tensor) -> Any:
+        seen.append((params["log_std"].data_ptr(), tuple(observations.shape)))
+        return map_tasks(params, observations)
+
+    rollouts = []
+    for params in (shared, {name: p.clone() for name, p in shared.items()}):
+        sampler = Sampler([_walkers(n) for n in sizes], episodes=EPISODES, horizon=HORIZON)
+        sampler.set_tasks(_tasks())
+        policy.map_tasks = watched if params is shared else map_tasks
+        rollouts.append(sampler.collect(policy, params, seed=SEED)[0])
+    assert {address for address, _ in seen} == {shared["log_std"].data_ptr()}
+    assert {shape for _, shape in seen[1:]} == {(1, n, 2) for n in sizes}
+    for x, y in zip(*map(_tensors_list, rollouts), strict=True):
+        assert torch.allclose(x.double(), y.double(), atol=1e-5)
+
+
 def test_tasks_can_change_between_collections() -> None:
     sampler = Sampler(_walkers(5), episodes=EPISODES, horizon=HORIZON)
     policy = _policy()

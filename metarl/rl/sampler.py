@@ -1,9 +1,8 @@
 """Collects episodes of many tasks at once, one batched policy call per time step."""
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metarl.errors import InputError, NonFiniteError
+from metarl.mapping import one_intra_op_thread
 from metarl.params import Params, from_module
 from metarl.rl import vector
 from metarl.rl.distributions import Distribution, Gaussian
@@ -101,7 +101,8 @@ class Sampler:
                 many episodes are invalid.
             MetarlError: a worker process does not answer.
         """
-        with _one_torch_thread():
+        # Idle OpenMP threads spin after each operation and would take the physics' cores.
+        with one_intra_op_thread():
             return self._collect(policy, {n: p.detach() for n, p in params.items()}, seed)
 
     def _collect(self, policy: nn.Module, params: Params, seed: int) -> tuple[Rollout, Counts]:
@@ -161,13 +162,18 @@ class Sampler:
         self, apply: Callable[[Params, Tensor], Distribution], params: Params, rows: slice
     ) -> Callable[[Tensor], Distribution]:
         """The policy of some rows, ``(row, feature) -> (row, action)``."""
-        # Where these rows are whole tasks the policy sees (task, episode), else (row, 1).
-        whole = rows.start % self.episodes == rows.stop % self.episodes == 0
-        group = self.episodes if whole else 1
         like = next(iter(params.values()))
         device, dtype = like.device, like.dtype
-        index = torch.from_numpy(self._task_of(np.arange(rows.start, rows.stop, group))).to(device)
-        own = {name: p[index] for name, p in params.items()}
+        if all(p.stride(0) == 0 for p in params.values()):
+            # One value that all tasks see, as expand_params gives it: one task of all rows.
+            group, own = rows.stop - rows.start, {name: p[:1] for name, p in params.items()}
+        else:
+            # Where these rows are whole tasks the policy sees (task, episode), else (row, 1).
+            whole = rows.start % self.episodes == rows.stop % self.episodes == 0
+            group = self.episodes if whole else 1
+            tasks = self._task_of(np.arange(rows.start, rows.stop, group))
+            index = torch.from_numpy(tasks).to(device)
+            own = {name: p[index] for name, p in params.items()}
 
         def act(observations: Tensor) -> Distribution:
             distribution = apply(
@@ -234,14 +240,3 @@ def _check_params(params: Params, tasks: int) -> None:
                     place=f"parameter {name}",
                     task=task,
                 )
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    # Idle OpenMP threads spin for a while after each operation and would take the physics' cores.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
