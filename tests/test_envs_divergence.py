@@ -89,20 +89,20 @@ def test_single_environment_flags_too() -> None:
     assert (reward, terminated, truncated, info["invalid"]) == (0.0, False, True, True)
 
 
-def test_the_users_log_settings_are_put_back() -> None:
-    mine = mujoco.MjLogConfig.get()
-    changed = mujoco.MjLogConfig.get()
-    changed.logto_file = False
-    changed.set()
+def test_the_users_warning_handler_is_put_back() -> None:
+    heard: list[str] = []
+    before, mine = mujoco.get_mju_user_warning(), heard.append
+    mujoco.set_mju_user_warning(mine)
     try:
         halves = [build("metarl/HalfCheetahDirection-v0", "paper") for _ in range(2)]
+        halves[0].unwrapped._states[3, -1] = 1e12
         actions = np.zeros((ROWS, 6))
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda envs: [envs.step(actions) for _ in range(50)], halves))
-        found = mujoco.MjLogConfig.get()
-        assert (found.logto_console, found.logto_file) == (mine.logto_console, False)
+        assert mujoco.get_mju_user_warning() is mine
     finally:
-        mine.set()
+        mujoco.set_mju_user_warning(before)
+    assert heard == []
 
 
 QUIET = """
