@@ -6,8 +6,9 @@ from typing import Literal
 
 import torch
 
+from metarl.compiling import compiler_present
 from metarl.errors import InputError
-from metarl.mapping import compiler_present, parse_mapping
+from metarl.mapping import parse_mapping
 
 Switch = Literal["auto", "on", "off"]
 

@@ -18,7 +18,7 @@ from metarl import (
     mean_over_tasks,
     meta_loss,
 )
-from metarl.mapping import compiler_present
+from metarl.compiling import compiler_present
 from metarl.params import Params
 
 INNER = InnerLoop(0.01)

@@ -17,6 +17,7 @@ from metarl import (
     adapt,
     adapt_path,
     adapt_tasks,
+    compiling,
     extended_rates,
     learned_rates,
     mapping,
@@ -208,9 +209,9 @@ def test_auto_is_a_function_of_shapes_and_compiler(monkeypatch: pytest.MonkeyPat
     assert str(resolve_mapping("chunk:7+compile", large)) == "chunk:7+compile"
     monkeypatch.undo()
     monkeypatch.setenv("CXX", "no-such-compiler")
-    mapping.compiler_present.cache_clear()
+    compiling.compiler_present.cache_clear()
     assert str(resolve_mapping("vmap+compile", small)) == "vmap"
-    mapping.compiler_present.cache_clear()
+    compiling.compiler_present.cache_clear()
 
 
 @pytest.mark.parametrize("missing", ["nothing", "compiler", "Python.h", "omp.h"])
@@ -221,8 +222,8 @@ def test_nothing_compiles_without_compiler_or_headers(
     (tmp_path / missing).write_text("#error not installed\n")
     wrapper.write_text(f'#!/bin/sh\nexec {compiler} -I "{tmp_path}" "$@"\n')
     wrapper.chmod(0o755 if missing != "compiler" else 0o644)
-    before = mapping.compiler_present()
+    before = compiling.compiler_present()
     monkeypatch.setenv("CXX", str(wrapper))
-    mapping.compiler_present.cache_clear()
-    assert mapping.compiler_present() == (before and missing == "nothing")
-    mapping.compiler_present.cache_clear()
+    compiling.compiler_present.cache_clear()
+    assert compiling.compiler_present() == (before and missing == "nothing")
+    compiling.compiler_present.cache_clear()
