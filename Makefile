@@ -1,7 +1,7 @@
 # Two commands from a bare machine with Python, make and git:  make train   make test
 #   EXPERIMENT=navigation   what `make train` trains        PYTHON=python3.12   another interpreter
 PYTHON ?= python3
-EXPERIMENT ?= sinusoid
+EXPERIMENT ?= cheetah-velocity
 TRAIN_OPTIONS ?=
 
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
