@@ -160,7 +160,8 @@ def offences(source: str, *, tests: bool = False) -> list[str]:
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             options = {k.arg: ast.unparse(k.value) for k in node.keywords}
-            bad = called in RUNNERS or {called, called.rpartition(".")[2]} & UNPICKLERS
+            runs = called in RUNNERS and not (tests and called == "exec")  # of the README's code
+            bad = runs or {called, called.rpartition(".")[2]} & UNPICKLERS
             opens = called in ("np.load", "numpy.load")
             bad = bad or options.get("allow_pickle", str(opens)) != "False"
             if bad or options.get("weights_only", "True") != "True":

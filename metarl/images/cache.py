@@ -83,7 +83,11 @@ def _read(path: Path) -> ImageClasses | None:
     try:
         # Members of the npz carry a checksum, which reading verifies.
         # numpy leaves files open that it opened itself and finds damaged.
-        with path.open("rb") as file, zipfile.ZipFile(file), np.load(file) as arrays:
+        with (
+            path.open("rb") as file,
+            zipfile.ZipFile(file),
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             images, names = arrays["images"], arrays["names"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

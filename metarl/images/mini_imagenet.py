@@ -134,7 +134,11 @@ def _decode(pictures: Iterator[_Picture], source: Path) -> ImageClasses:
 def _read_arrays(path: Path) -> ImageClasses:
     try:
         # numpy leaves files open that it opened itself and finds damaged.
-        with path.open("rb") as file, zipfile.ZipFile(file), np.load(file) as arrays:
+        with (
+            path.open("rb") as file,
+            zipfile.ZipFile(file),
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             images, labels = arrays["images"], arrays["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
