@@ -15,7 +15,7 @@ import metarl_envs
 from metarl.errors import InputError
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.sampler import Sampler
-from metarl.rl.vector import make_halves
+from metarl.rl.vector import apart, make_halves
 
 from .catalog import package_data
 from .configs.rl import Config, EnvConfig
@@ -113,6 +113,7 @@ def _make_plain(
         num_envs=rows,
         vectorization_mode="async" if env.workers else "sync",
         vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
+        wrappers=[apart] if env.workers else [],  # type: ignore[list-item]  # adds nothing
         **options,
     )
 

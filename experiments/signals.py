@@ -10,6 +10,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How long an iteration, or its compilation, may go on after the signal before it is abandoned; the
 # state is then halfway and the last checkpoint stands.
 PATIENCE_SECONDS = 6.0
+REPEAT_SECONDS = 1.0
 
 
 class Abandoned(KeyboardInterrupt):
@@ -63,7 +64,8 @@ def stop_request() -> Iterator[StopRequest]:
         if request.signum is not None:
             abandon(signum)
         request.signum = signum
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
+        # Again and again after that: an exception raised inside a finaliser is swallowed.
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS, REPEAT_SECONDS)
 
     def on_alarm(_signum: int, _frame: FrameType | None) -> None:
         abandon(request.signum or signal.SIGINT)

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from metarl.params import Params, from_module
 from metarl.rl import vector
 from metarl.rl.distributions import Distribution, Gaussian
 from metarl.rl.rollout import Rollout, check_finite, empty_rollout, map_rollout
-from metarl.rl.stepping import run_episodes
+from metarl.rl.stepping import run_episodes, run_lanes
 from metarl.streams import seed_of, stream
 
 Env = VectorEnv[Any, Any, Any]
@@ -116,7 +116,7 @@ class Sampler:
         noise = _action_noise(seed, out)
         invalid = np.zeros(total, dtype=np.bool_)
 
-        def run(lane: int) -> None:
+        def run(lane: int, abandoned: Event) -> None:
             torch.set_num_threads(1)
             for first in firsts[lane :: len(self.envs)]:
                 rows = slice(first, first + self.envs[lane].num_envs)
@@ -130,10 +130,10 @@ class Sampler:
                         map_rollout(operator.itemgetter(rows), out),
                         to_env=self._to_env,
                         timeout=self.timeout,
+                        abandoned=abandoned,
                     )
 
-        with ThreadPoolExecutor(len(self.envs)) as pool:
-            list(pool.map(run, range(len(self.envs))))
+        run_lanes(run, len(self.envs))
         return self._finish(out, invalid, like[0].dtype)
 
     def _groups(self) -> tuple[list[int], int]:

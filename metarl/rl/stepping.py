@@ -1,6 +1,8 @@
 """The loop over time: a policy and one vector environment, every row one episode."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ def run_episodes(
     *,
     to_env: Callable[[NDArray[Any]], NDArray[Any]],
     timeout: float,
+    abandoned: Event,
 ) -> Bools:
     """Play one episode per row, writing into ``out (row, time, ...)``.
 
@@ -38,6 +41,7 @@ def run_episodes(
         out: zeros; a view is fine.
         to_env: from policy actions to environment actions.
         timeout: seconds for every answer of a worker process.
+        abandoned: once set, the rest is not wanted any more.
 
     Returns:
         ``(row,)``: the episode's physics diverged. Its mask is for the caller to clear. Stops
@@ -46,6 +50,8 @@ def run_episodes(
     rows, horizon = out.rewards.shape
     live, invalid = np.ones(rows, dtype=np.bool_), np.zeros(rows, dtype=np.bool_)
     for t in range(horizon):
+        if abandoned.is_set():
+            break
         out.observations[:, t] = _float32(observations)
         distribution = act(out.observations[:, t])
         action = sample(distribution, noise[:, t])
@@ -77,6 +83,20 @@ def run_episodes(
             observations = vector.restart(env, result, ended, timeout=timeout)
     out.log_probs.copy_(log_prob(out.distribution, out.actions))
     return invalid
+
+
+def run_lanes(run: Callable[[int, Event], None], lanes: int) -> None:
+    """``run(lane, abandoned)`` of every lane, each on a thread.
+
+    An interrupt or a lane's error sets the event and so ends the other lanes at their next step.
+    """
+    abandoned = Event()
+    with ThreadPoolExecutor(lanes) as pool:
+        try:
+            list(pool.map(lambda lane: run(lane, abandoned), range(lanes)))
+        except BaseException:
+            abandoned.set()
+            raise
 
 
 def _float32(x: NDArray[Any]) -> Tensor:

@@ -10,6 +10,7 @@ receive from a worker process has a time limit.
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -66,6 +67,19 @@ def make_halves(
         gymnasium.make_vec(env_id, num_envs=part * episodes, threads=each, **options)
         for part in parts
     ]
+
+
+def apart(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """Wrapper for environments of worker processes: out of reach of signals to their owner's group.
+
+    Ctrl-C and hang-ups go to all processes of a terminal, ``timeout`` signals its whole group; the
+    owner could then not finish its iteration. Workers end when it does, or closes its end.
+    """
+    if multiprocessing.current_process().daemon:  # not in the owner, which makes one to look at
+        os.setpgid(0, 0)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_DFL)
+    return env
 
 
 def check_vector(env: VectorEnv[Any, Any, Any]) -> None:
