@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 import metarl
-from metarl.errors import InputError, NonFiniteError
+from metarl.errors import InputError
 from metarl.images import Episode, adapts, at_step, cross_entropy, repeat_support
 
 from .configs.images import Config, EvaluateOptions
+from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
 from .image_tasks import Source, Tasks, build_net
 from .machine import Machine
@@ -112,7 +113,7 @@ class ImagesLearner:
         metrics["accuracy_after"] = float(result.accuracy)
         metrics["gradient_norm"] = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(metrics["loss_after"] + metrics["gradient_norm"]):
-            self._raise_non_finite(state, tasks, metrics)
+            self._raise_non_finite(state, tasks)
         if config.clip is not None:
             torch.nn.utils.clip_grad_value_(state.params.values(), config.clip)
         if config.lr_decay == "cosine":
@@ -122,23 +123,27 @@ class ImagesLearner:
         state.optimizer.zero_grad()
         return metrics
 
-    def _raise_non_finite(self, state: State, tasks: Tasks, metrics: Metrics) -> None:
-        losses = self.curves(state.params, tasks, self.config.steps, self.config.batch_norm).loss
-        bad = torch.nonzero(~losses.isfinite().all(0)).flatten().tolist()
-        task = bad[0] if bad else None
-        place = "outer loss" if not math.isfinite(metrics["loss_after"]) else "outer gradient"
-        where = "" if task is None else f" in task {task} of the meta-batch"
-        batch = {
+    def _raise_non_finite(self, state: State, tasks: Tasks) -> None:
+        params, steps = state.params, self.config.steps
+        model, inner = self._extended(params, steps)
+        supports = repeat_support(tasks.support, steps)
+        losses = self.curves(params, tasks, steps, self.config.batch_norm).loss[-1]
+
+        def gradient(task: int) -> tuple[Tensor, ...]:
+            one = slice(task, task + 1)
+            loss = self.meta_loss(
+                params, Tasks(*(Episode(e.images[one], e.labels[one]) for e in tasks))
+            ).loss
+            return torch.autograd.grad(loss, [*params.values()])
+
+        with torch.no_grad():
+            path = metarl.adapt_path(self.loss, model, supports, inner, mapping=self.eager)[1:]
+        data = {
             f"{name}.{field}": value
             for name, episode in tasks._asdict().items()
             for field, value in zip(("images", "labels"), episode, strict=False)
         }
-        raise NonFiniteError(
-            f"the {place} is not finite{where}; lower --inner-lr or --lr",
-            place=place,
-            task=task,
-            batch={**batch, **state.params},
-        )
+        raise non_finite(params, data, path, losses, gradient)
 
     def _extended(
         self, params: metarl.Params, steps: int

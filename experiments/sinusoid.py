@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import metarl
-from metarl.errors import InputError, NonFiniteError
+from metarl.errors import InputError
 from metarl.nets import MLP
 from metarl.supervised import (
     Regression,
@@ -21,6 +21,7 @@ from metarl.supervised import (
 )
 
 from .configs.sinusoid import Config, EvaluateOptions
+from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
 from .machine import Machine
 
@@ -137,7 +138,7 @@ class SinusoidLearner:
             )
         )
         if not math.isfinite(metrics["loss_after"] + metrics["gradient_norm"]):
-            self._raise_non_finite(state, support, query, metrics)
+            self._raise_non_finite(state, support, query)
         if config.lr_decay == "cosine":
             turn = math.pi * min(iteration / config.iterations, 1)
             state.optimizer.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(turn))
@@ -145,21 +146,20 @@ class SinusoidLearner:
         state.optimizer.zero_grad()
         return metrics
 
-    def _raise_non_finite(
-        self, state: State, support: Regression, query: Regression, metrics: Metrics
-    ) -> None:
-        losses = self._curve(state.params, Episodes(support, query), self.config.inner_steps)
-        bad = np.flatnonzero(~np.isfinite(losses).all(0))
-        task = int(bad[0]) if len(bad) else None
-        place = "outer loss" if not math.isfinite(metrics["loss_after"]) else "outer gradient"
-        where = "" if task is None else f" in task {task} of the meta-batch"
+    def _raise_non_finite(self, state: State, support: Regression, query: Regression) -> None:
+        steps = self.config.inner_steps
         parts = {"support": support, "query": query}
-        batch = {f"{k}.{f}": x for k, part in parts.items() for f, x in part._asdict().items()}
-        raise NonFiniteError(
-            f"the {place} is not finite{where}; lower --inner-lr or --lr",
-            place=place,
-            task=task,
-            batch={**batch, **state.params},
+
+        def gradient(task: int) -> tuple[Tensor, ...]:
+            one = Episodes(*(Regression(*(x[task : task + 1] for x in p)) for p in parts.values()))
+            return torch.autograd.grad(self.meta_loss(state.params, one), [*state.params.values()])
+
+        raise non_finite(
+            state.params,
+            {f"{k}.{f}": x for k, part in parts.items() for f, x in part._asdict().items()},
+            self.path(state.params, support, steps)[1:] if steps else [],
+            torch.from_numpy(self._curve(state.params, Episodes(support, query), steps)[-1]),
+            gradient,
         )
 
     @torch.no_grad()
