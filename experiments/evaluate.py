@@ -12,27 +12,17 @@ import torch
 import metarl
 from metarl.errors import InputError
 from metarl.runs import RunRecord, read_config, read_run
+from metarl.runs.faults import fault_point
 
 from .catalog import Experiment
+from .evaluations import FIELDS, digest
 from .family import Learner, mean_and_ci95
-from .machine import Machine, resolve
-from .options import find_experiment, overlay
+from .machine import resolve
+from .options import find_experiment
 from .state import put_params
+from .stored import stored
 
 RESAMPLES = 10_000
-FIELDS = (
-    "experiment",
-    "run",
-    "iteration",
-    "metric",
-    "task_seed",
-    "tasks",
-    "steps",
-    "mean",
-    "ci95",
-    "per_task",
-    "variants",
-)
 
 
 class Loaded(NamedTuple):
@@ -68,12 +58,8 @@ def load(path: Path, *, last: bool = False) -> Loaded:
     """
     experiment = experiment_of(path)
     record = read_run(path, last=last)
-    try:
-        config = overlay(experiment.configs().Config(), record.config["config"])
-        machine = replace(Machine(**record.config["machine"]), compile="off")
-        seed = int(record.config["seed"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: its config.json is not of this version: {error}") from None
+    config, asked, seed = stored(path, experiment, record.config)
+    machine = replace(asked, compile="off")
     try:
         machine = resolve(machine, threads=1)
     except InputError:
@@ -94,6 +80,7 @@ def evaluate(loaded: Loaded, options: Any) -> dict[str, Any]:
 
     Numbers that are not finite are null.
     """
+    fault_point("evaluate:tasks")
     result = loaded.learner.evaluate(loaded.params, options)
     value = {
         "experiment": loaded.experiment.name,
@@ -105,7 +92,7 @@ def evaluate(loaded: Loaded, options: Any) -> dict[str, Any]:
         "steps": len(result.per_task) - 1,
         **mean_and_ci95(result.per_task),
         "per_task": [[float(f"{x:.6g}") for x in row] for row in result.per_task],
-        "variants": result.variants,
+        "variants": {**result.variants, "parameters": digest(loaded.params)},
     }
     finite: dict[str, Any] = finite_or_null({name: value[name] for name in FIELDS})
     return finite

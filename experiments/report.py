@@ -10,8 +10,10 @@ from typing import Any
 from metarl.errors import InputError
 from metarl.runs import read_json, write_json
 from metarl.runs.files import replace, saving
+from metarl.runs.reading import EVALUATION
 
 from .evaluate import Loaded, evaluate, load
+from .evaluations import check_evaluation, digest
 from .plots.curves import Curve
 from .plots.page import page
 from .plots.style import Figure
@@ -65,11 +67,15 @@ def report(paths: Sequence[Path], out: Path) -> Path:
 def evaluation_of(loaded: Loaded) -> dict[str, Any]:
     """The run's ``evaluation.json``, made by the default protocol where it is missing or old."""
     told = loaded.record.evaluation
-    if told is not None and told.get("iteration") == loaded.record.snapshot.iteration:
-        return told
+    if told is not None:
+        check_evaluation(told, loaded.experiment.name, loaded.record.path / EVALUATION)
+        # Those from before digests are told apart by their iteration alone.
+        of = told["variants"].get("parameters", digest(loaded.params))
+        if told["iteration"] == loaded.record.snapshot.iteration and of == digest(loaded.params):
+            return told
     result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
     if not is_shipped(loaded.record.path):
-        write_json(loaded.record.path / "evaluation.json", result)
+        write_json(loaded.record.path / EVALUATION, result)
     return result
 
 

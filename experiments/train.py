@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from metarl.errors import NonFiniteError, SaveError
 from metarl.runs import Run, Snapshot
+from metarl.runs.faults import fault_point
 
 from .family import Learner, Metrics, State
 from .progress import Reporter
@@ -143,6 +144,7 @@ def _iterate(
         if now >= next_save and not over:
             _saved(run, _snapshot(state, loop), reporter, stop)
             next_save = time.monotonic() + plan.checkpoint_seconds
+        fault_point("train:iteration")
     elapsed = time.monotonic() - began
     if validating > max(0.1 * elapsed, 10.0):
         reporter.say(f"validation took {validating / elapsed:.0%} of the time; validate less often")
@@ -185,6 +187,7 @@ def _watch(learner: Learner, loop: _Loop, record: dict[str, float], reporter: Re
 
 
 def _validate(learner: Learner, state: State) -> dict[str, float]:
+    fault_point("train:validate")
     metrics = learner.validate(state)
     return {f"validation.{name}": float(value) for name, value in metrics.items()}
 

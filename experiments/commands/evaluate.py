@@ -51,6 +51,12 @@ def run(argv: Sequence[str]) -> int:
     command = parse(kind, rest, prog=f"metarl evaluate {path}", default=default)
     out = _out(path, command)
     others = [load(Path(other), last=command.last) for other in command.compare]
+    for other in others:
+        if other.experiment != experiment:
+            raise InputError(
+                f"--compare {other.record.path}: is a run of {other.experiment.name}, {path} of "
+                f"{experiment.name}"
+            )
     result = evaluate(load(path, last=command.last), command.protocol)
     print(table(result))
     if others:

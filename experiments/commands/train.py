@@ -15,13 +15,14 @@ from metarl.errors import InputError
 from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_config, versions
 
 from ..catalog import Experiment
-from ..configs.bounds import UNPREFIXED, Range, option_name
+from ..configs.bounds import UNPREFIXED, Range, check_types, option_name
 from ..family import Learner, State
 from ..machine import Machine, Switch, resolve
-from ..options import find_experiment, overlay, parse, positionals, preset_config, value_of
+from ..options import find_experiment, parse, positionals, preset_config, value_of
 from ..progress import reporter
 from ..signals import Abandoned
 from ..state import put_params
+from ..stored import stored
 from ..train import Plan, train
 
 ConfigT = TypeVar("ConfigT")
@@ -160,15 +161,21 @@ def _resumed(experiment: Experiment, argv: Sequence[str]) -> TrainOptions[Any]:
     out = value_of(argv, "--out")
     if out is None:
         raise InputError("--resume: name the run with --out")
-    stored = read_config(out)
-    if stored.get("experiment") != experiment.name:
-        raise InputError(f"EXPERIMENT: {out} holds a run of {stored.get('experiment')}")
-    own = TrainOptions(
-        config=overlay(experiment.configs().Config(), stored["config"]),
-        from_=stored["from"],
-        **{name: stored[name] for name in ("preset", "seed", "minutes", "checkpoint_seconds")},
-        **stored["machine"],
-    )
+    values = read_config(out)
+    if values.get("experiment") != experiment.name:
+        raise InputError(f"EXPERIMENT: {out} holds a run of {values.get('experiment')}")
+    config, machine, seed = stored(Path(out), experiment, values)
+    try:
+        own = TrainOptions(
+            config,
+            seed=seed,
+            from_=values["from"],
+            **{name: values[name] for name in ("preset", "minutes", "checkpoint_seconds")},
+            **asdict(machine),
+        )
+        check_types(own)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{out}: its config.json is not of this version: {error}") from None
     prog = f"metarl train {experiment.name}"
     options: TrainOptions[Any] = parse(_kind(experiment), argv, prog=prog, default=own)
     before, after = _flat(asdict(own)), _flat(asdict(options))

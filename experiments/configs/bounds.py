@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 # Fields whose own fields stand on the command line without a prefix.
 UNPREFIXED = ("config", "protocol")
@@ -26,6 +27,38 @@ class Range:
 def option_name(*path: str) -> str:
     """Command-line name of a field: ``("env", "id") -> "--env.id"``."""
     return "--" + ".".join(part.rstrip("_").replace("_", "-") for part in path)
+
+
+def check_types(config: Any, *path: str) -> None:
+    """Check that every value of a dataclass, nested ones too, is of the type of its field.
+
+    Raises:
+        ValueError: one is not; the message names the option.
+    """
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        here = path if field.name in UNPREFIXED else (*path, field.name)
+        if is_dataclass(hint):
+            if not isinstance(value, hint):  # type: ignore[arg-type]
+                raise ValueError(f"{option_name(*here)}: must be an object, got {value!r}")
+            check_types(value, *here)
+        elif not isinstance(hint, TypeVar) and not _is(value, hint):
+            raise ValueError(f"{option_name(*here)}: cannot be {value!r}")
+
+
+def _is(value: Any, hint: Any) -> bool:
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return any(type(value) is type(one) and value == one for one in inner)
+    if kind in (Union, UnionType):
+        return any(_is(value, one) for one in inner)
+    if kind is tuple:
+        types = inner[:1] * len(value) if isinstance(value, tuple) and ... in inner else inner
+        return isinstance(value, tuple) and len(value) == len(types) and all(map(_is, value, types))
+    if hint is float:
+        return type(value) in (float, int)
+    return value is None if hint is type(None) else type(value) is hint
 
 
 def check_ranges(config: Any, *path: str) -> None:
