@@ -26,7 +26,7 @@ def adapt_path(
         params: name -> ``shape``, shared by the tasks; learned step sizes as in `split_rates`.
         supports: one batch for each inner step, tensors with a leading task dimension.
         inner: how a task steps.
-        mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile``.
+        mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile`` (see `Loss`).
 
     Returns:
         ``[theta_0, ..., theta_K]``, each name -> ``(task, *shape)``, without step sizes.

@@ -14,7 +14,12 @@ from .params import Params, split_rates
 from .rates import rate_at, resolve_rates
 
 Loss = Callable[[Params, Any], Any]
-"""``loss(params, batch)`` of ONE task: a scalar, or a NamedTuple of scalars, the loss first."""
+"""``loss(params, batch)`` of ONE task: a scalar, or a NamedTuple of scalars, the loss first.
+
+A pure function of its two arguments. Mapped by vmap, its Python code runs once for all tasks;
+compiled, once for each set of shapes: Python numbers and branches, and which tensors it closes
+over, stay as they were then. What changes from call to call belongs in ``params`` or ``batch``.
+"""
 
 
 @dataclass(frozen=True)

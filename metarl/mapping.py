@@ -3,6 +3,9 @@
 A *chunk function* takes what all tasks share and the data of some tasks; a mapping says how many
 tasks make a chunk and who runs the chunks. Sums are taken in task order, so that the result
 depends on the mapping only as far as floating-point addition does.
+
+With ``+compile`` a chunk function is recorded at its first call with each set of shapes, and the
+record is what runs from then on: losses must be pure, see `metarl.Loss`.
 """
 
 import contextlib

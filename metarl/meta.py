@@ -45,7 +45,7 @@ def meta_loss(
         inner: how a task steps.
         step_weights: multi-step loss (MAML++, Antoniou et al. 2019): weights of the outer loss
             after step 1, ..., K; the other fields are those after step K. None: step K alone.
-        mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile``.
+        mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile`` (see `Loss`).
         reduce: sums a flat tensor over ranks, so that value and gradient are means over all.
 
     Returns:

@@ -81,7 +81,7 @@ def mean_over_tasks(
         data: tensors with a leading task dimension, in any nesting of tuples and dicts.
         fisher: what makes the Fisher matrix; None takes the Hessian of ``kl``, which it is where
             ``kl`` has its minimum. Its products are not compiled.
-        mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile``.
+        mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile`` (see `Loss`).
         reduce: sums a flat tensor over ranks; the division by the number of tasks follows it.
     """
     resolved = resolve_mapping(mapping, data)
