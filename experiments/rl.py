@@ -259,6 +259,10 @@ def _check(config: Config) -> None:
         raise InputError("--later-lr-factors: give one number at least")
     if config.inner_steps == 0 and config.learned_lr != "no":
         raise InputError("--learned-lr: no inner step is trained with --inner-steps 0")
+    if config.inner_steps > 0 and config.evaluation_lr is not None:
+        raise InputError(
+            "--evaluation-lr: goes with --inner-steps 0; a trained inner loop keeps its step size"
+        )
     if config.lr_per_step and config.learned_lr == "no":
         raise InputError("--lr-per-step: goes with --learned-lr tensor or element")
     if (

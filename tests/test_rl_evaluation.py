@@ -162,6 +162,7 @@ def test_protocols() -> None:
     ("options", "naming"),
     [
         ({"inner_steps": 0, "learned_lr": "tensor"}, "--learned-lr"),
+        ({"inner_steps": 1, "evaluation_lr": 0.5}, "--evaluation-lr"),
         ({"lr_per_step": True}, "--lr-per-step"),
         ({"sampling_correction": "emaml", "inner_surrogate": "dice"}, "sampling_correction"),
         ({"sampling_correction": "emaml", "update": "promp"}, "--sampling-correction"),

@@ -73,7 +73,8 @@ class Config:
         head_scale: multiplies the initial weights of the policy's last layer.
         later_lr_factors: step sizes beyond the trained steps, as multiples of the last trained one;
             the last of them serves all further steps.
-        evaluation_lr: first step size in evaluations of untrained inner loops; inner_lr by default.
+        evaluation_lr: first step size in evaluations where --inner-steps 0 trained none; inner_lr
+            by default.
         evaluation_steps: K of the evaluation.
         evaluation_episodes: per task before each step of the evaluation; episodes by default.
         log_every: iterations in a metrics record.
