@@ -52,7 +52,7 @@ $(OLDEST)/.installed: requirements.lock setup.cfg pyproject.toml
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) -c 'import configparser; c = configparser.ConfigParser(); c.read("setup.cfg"); \
 	  print(c["options"]["install_requires"].replace(">=", "=="))' > $(OLDEST)/oldest.txt
-	grep -E '^(pytest|hypothesis|psutil|setuptools)' requirements.lock >> $(OLDEST)/oldest.txt
+	grep -E '^(pytest|hypothesis|imageio|psutil|setuptools)' requirements.lock >> $(OLDEST)/oldest.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $(OLDEST)/oldest.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@

@@ -16,7 +16,6 @@ from metarl_envs.quiet import quiet_mujoco
 
 ROWS = 16
 ASSETS = Path(gymnasium.__file__).parent / "envs/mujoco/assets"
-pytest.importorskip("imageio", reason="gymnasium's MuJoCo environments import imageio")
 
 
 def reference(name: str, **kwargs: Any) -> Any:

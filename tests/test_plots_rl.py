@@ -290,7 +290,6 @@ def test_film_of_a_sinusoid(tmp_path: Path, capfd: Any) -> None:
 
 
 def test_film_as_mp4(tmp_path: Path) -> None:
-    pytest.importorskip("imageio_ffmpeg")
     out = tmp_path / "film.mp4"
     video.write_video(out, [Image.new("RGB", (64, 48), c) for c in ("red", "blue", "red")], 25)
     assert out.read_bytes()[4:8] == b"ftyp"

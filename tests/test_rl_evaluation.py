@@ -63,7 +63,7 @@ def reference_curve(learner: PolicyLearner, params: metarl.Params) -> np.ndarray
             for (n, p), g in zip(
                 theta.items(), torch.autograd.grad(loss, list(theta.values())), strict=True
             ):
-                rate = rates.get(n, torch.tensor(config.inner_lr))
+                rate = rates.get(n, torch.tensor(config.evaluation_lr or config.inner_lr))
                 thetas[i][n] = (p - factor * rate * g).detach()
     return np.stack(curve)
 
@@ -76,8 +76,9 @@ def reference_curve(learner: PolicyLearner, params: metarl.Params) -> np.ndarray
         replace(SMALL, learned_lr="tensor", update="adam"),
         replace(SMALL, first_order=True),
         replace(SMALL, inner_steps=0),
+        replace(SMALL, inner_steps=0, evaluation_lr=0.1),
     ],
-    ids=["plain", "meta-sgd", "tensor", "first-order", "pretrained"],
+    ids=["plain", "meta-sgd", "tensor", "first-order", "pretrained", "fine-tuned"],
 )
 def test_curve_equals_an_independent_reference(config: Config) -> None:
     learner, state = trained(config)
