@@ -3,6 +3,7 @@
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,9 +13,14 @@ TOP = Path(__file__).parent.parent
 DOCUMENTS = [TOP / "README.md", *sorted((TOP / "docs").glob("**/*.md"))]
 
 
+def readme_code(start: str) -> str:
+    blocks = re.findall(r"```python\n(.*?)```", (TOP / "README.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if block.startswith(start))
+    return code
+
+
 def test_readme_example_runs_and_learns() -> None:
-    text = (TOP / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = readme_code("import torch, metarl")
     generator = torch.Generator().manual_seed(0)
 
     def points(tasks: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,6 +39,18 @@ def test_readme_example_runs_and_learns() -> None:
     loss, params, adapted = (names[n] for n in ("loss", "params", "adapted"))
     with torch.no_grad():
         assert float(loss(adapted, new_task)) < float(loss(params, new_task))  # type: ignore[operator]
+
+
+def test_readme_environments_run() -> None:
+    names: dict[str, Any] = {}
+    exec(compile(readme_code("import gymnasium"), "README.md", "exec"), names)
+    env, envs, tasks = (names[n] for n in ("env", "envs", "tasks"))
+    assert names["observations"].shape == (800, *env.observation_space.shape)
+    assert envs.get_attr("task") == tuple(tasks)
+    *_, infos = envs.step(envs.action_space.sample())
+    assert infos["velocity"].shape == (800,)
+    envs.close()
+    env.close()
 
 
 def test_documented_usage_is_the_commands_own() -> None:
