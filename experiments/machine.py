@@ -43,12 +43,13 @@ class Machine:
         return self.compile == "on"
 
 
-def resolve(machine: Machine, *, threads: int) -> Machine:
+def resolve(machine: Machine, *, threads: int, long: bool = True) -> Machine:
     """Replace device, threads and compilation left open; a function of the machine, not of time.
 
     Args:
         machine: as asked for on the command line.
         threads: what the experiment runs best with, at most all cores, where none was asked for.
+        long: whether the run is long enough to earn back the minute that compiling takes.
 
     Raises:
         InputError: a device that is not there, or no such mapping.
@@ -59,7 +60,7 @@ def resolve(machine: Machine, *, threads: int) -> Machine:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     wanted = machine.compile
     if wanted == "auto":
-        wanted = "on" if device != "mps" and compiler_present() else "off"
+        wanted = "on" if long and device != "mps" and compiler_present() else "off"
     return replace(
         machine,
         device=device,

@@ -139,7 +139,7 @@ def test_non_finite_training_exits_5(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 
 def test_interrupted_from_outside_resumes_bit_for_bit(tmp_path: Path) -> None:
-    options = [*SMALL[:1], "--iterations=400", *SMALL[2:]]
+    options = [*SMALL[:1], "--iterations=2000", *SMALL[2:]]
     whole = tmp_path / "whole"
     succeed("train", "sinusoid", f"--out={whole}", *options)
     run = tmp_path / "run"

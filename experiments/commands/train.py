@@ -48,7 +48,7 @@ class TrainOptions(Generic[ConfigT]):
         dtype: floating type.
         threads: intra-op threads on the CPU; 0 takes what suits the experiment.
         mapping: over tasks: auto, vmap, chunk:N or threads.
-        compile: whether the step is compiled; auto does where a compiler is present.
+        compile: whether the step is compiled; auto does in long runs where a compiler is present.
     """
 
     config: Annotated[ConfigT, tyro.conf.arg(name="")]
@@ -84,7 +84,9 @@ def train_experiment(experiment: Experiment, argv: Sequence[str]) -> tuple[int, 
     asked = Machine(
         options.device, options.dtype, options.threads, options.mapping, options.compile
     )
-    machine = resolve(asked, threads=experiment.configs().THREADS)
+    configs = experiment.configs()
+    long = options.config.iterations >= configs.LONG_RUN
+    machine = resolve(asked, threads=configs.THREADS, long=long)
     torch.set_num_threads(machine.threads)
     learner = experiment.learner().build(options.config, machine)
     state = learner.init(options.seed)

@@ -7,6 +7,8 @@ from .bounds import Range
 
 # One task's chain to a thread.
 THREADS = 64
+# Iterations from which on compiling the step, about a minute, is earned back.
+LONG_RUN = 1_000
 
 Count = Annotated[int, Range(1, 10**9)]
 Few = Annotated[int, Range(1, 1_000)]

@@ -7,6 +7,8 @@ from .bounds import Range
 
 # As many as there are: physics and chains of tasks keep every core busy.
 THREADS = 1024
+# Iterations from which on compiling the step, about a minute, is earned back.
+LONG_RUN = 200
 
 Count = Annotated[int, Range(1, 10**9)]
 Size = Annotated[int, Range(1, 100_000)]

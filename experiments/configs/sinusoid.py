@@ -7,6 +7,8 @@ from .bounds import Range
 
 # Networks this small lose time to every thread beyond the first.
 THREADS = 1
+# Iterations from which on compiling the step, about 20 s, is earned back.
+LONG_RUN = 1_000
 
 Count = Annotated[int, Range(1, 10**9)]
 Points = Annotated[int, Range(1, 10_000)]
