@@ -112,7 +112,9 @@ class ImagesLearner:
         metrics["loss_after"] = float(result.loss.detach())
         metrics["accuracy_after"] = float(result.accuracy)
         metrics["gradient_norm"] = float(torch.nn.utils.get_total_norm(gradients))
-        if not math.isfinite(metrics["loss_after"] + metrics["gradient_norm"]):
+        # An infinite parameter may switch its units off, and the loss looks well.
+        largest = float(torch.nn.utils.get_total_norm(list(state.params.values()), math.inf))
+        if not math.isfinite(metrics["loss_after"] + metrics["gradient_norm"] + largest):
             self._raise_non_finite(state, tasks)
         if config.clip is not None:
             torch.nn.utils.clip_grad_value_(state.params.values(), config.clip)

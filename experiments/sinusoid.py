@@ -137,7 +137,9 @@ class SinusoidLearner:
                 [p.grad for p in state.params.values() if p.grad is not None]
             )
         )
-        if not math.isfinite(metrics["loss_after"] + metrics["gradient_norm"]):
+        # An infinite parameter may switch its units off, and the loss looks well.
+        largest = float(torch.nn.utils.get_total_norm(list(state.params.values()), math.inf))
+        if not math.isfinite(metrics["loss_after"] + metrics["gradient_norm"] + largest):
             self._raise_non_finite(state, support, query)
         if config.lr_decay == "cosine":
             turn = math.pi * min(iteration / config.iterations, 1)

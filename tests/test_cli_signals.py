@@ -1,0 +1,165 @@
+"""S1: signals at any moment end a command within ten seconds, resumable, and leave no process."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from children import Tell, fork
+from commands import succeed
+from workloads import argv, ending
+
+from metarl.runs import faults
+from metarl_experiments.__main__ import main
+
+SECONDS = 10.0
+INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    succeed(*argv("sinusoid", run))
+    return run
+
+
+def signalled(command: list[str], point: str, after: int, *signums: int) -> tuple[int, float]:
+    """Exit status, and seconds from the signals, which come when a fault point is passed."""
+
+    def work(tell: Tell) -> int:
+        os.setsid()
+        sent = False
+
+        def send() -> None:
+            nonlocal sent
+            if not sent:
+                sent = True
+                tell("sent")
+                for signum in signums:
+                    os.kill(os.getpid(), signum)
+
+        with faults.injected(point, send, after=after):
+            return main(command)
+
+    child = fork(work)
+    child.expect("sent")
+    began = time.monotonic()
+    status = child.wait()
+    seconds = time.monotonic() - began
+    with pytest.raises(ProcessLookupError):  # nothing is left of its session
+        os.killpg(child.pid, 0)
+    return status, seconds
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("point", "signums"),
+    [
+        ("train:iteration", [INT]),
+        ("save:params", [TERM]),
+        ("train:validate", [HUP]),
+        ("save:params", [INT, INT]),
+        pytest.param("train:iteration", [TERM], marks=slow),
+        pytest.param("train:iteration", [HUP], marks=slow),
+        pytest.param("train:iteration", [INT, INT], marks=slow),
+        pytest.param("train:validate", [INT, INT], marks=slow),
+        pytest.param("save:renamed", [INT], marks=slow),
+        pytest.param("save:removing", [HUP], marks=slow),
+    ],
+)
+def test_stopped_training_goes_on_bit_for_bit(
+    tmp_path: Path, whole: Path, point: str, signums: list[int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    after = 1 if point == "train:validate" else 13
+    status, seconds = signalled(argv("sinusoid", run), point, after, *signums)
+    assert status == 128 + signums[0]
+    assert seconds < SECONDS
+    (line,) = [x for x in capfd.readouterr().err.splitlines() if not x.startswith("warning")]
+    assert f"stopped by {signal.Signals(signums[0]).name}" in line
+    assert f"--out {run} --resume" in line
+    succeed(*argv("sinusoid", run))
+    assert ending(run) == ending(whole)
+
+
+@pytest.mark.parametrize("signum", [TERM, pytest.param(INT, marks=slow)])
+def test_stopped_evaluation_writes_nothing(
+    whole: Path, signum: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(whole.rglob("*"))
+    status, seconds = signalled(["evaluate", str(whole)], "evaluate:tasks", 0, signum)
+    assert (status, sorted(whole.rglob("*"))) == (128 + signum, before)
+    assert seconds < SECONDS
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def during_long_episodes(run: Path, change: Callable[[], None] | None = None) -> float:
+    """Seconds that a run takes to end whose first rollout would take minutes."""
+    command = ["train", "navigation", "--compile=off", "--threads=2", f"--out={run}"]
+    command += ["--meta-batch=2", "--episodes=1", "--hidden=8", "--env.horizon=100000"]
+
+    def work(tell: Tell) -> int:
+        if change is not None:
+            change()
+
+        def send() -> None:
+            tell("sampling")
+            threading.Timer(0.3, os.kill, (os.getpid(), INT)).start()
+
+        with faults.injected("save:best", send):
+            return main(command)
+
+    child = fork(work)
+    child.expect("sampling")
+    began = time.monotonic()
+    assert child.wait() == 128 + INT
+    return time.monotonic() - began
+
+
+def test_long_episodes_are_abandoned(tmp_path: Path) -> None:
+    assert during_long_episodes(tmp_path / "run") < SECONDS
+
+
+@slow
+def test_long_episodes_would_be_waited_for(tmp_path: Path) -> None:
+    """Mutant: the threads that sample are not told."""
+
+    def deaf() -> None:
+        import metarl.rl.stepping as module
+
+        never: Any = threading.Event
+        module.Event = lambda: type("Deaf", (never,), {"is_set": lambda self: False})()
+
+    assert during_long_episodes(tmp_path / "run", deaf) > SECONDS
+
+
+def test_worker_processes_are_spared_and_end(tmp_path: Path) -> None:
+    """Ctrl-C goes to every process of the terminal; the iteration needs its workers to the end."""
+    run = tmp_path / "run"
+    command = ["train", "maml", "--compile=off", "--threads=1", f"--out={run}", "--meta-batch=2"]
+    command += ["--episodes=1", "--hidden=8", "--env.id=my_package:MyTask-v0", "--env.workers=2"]
+    command += ["--env.horizon=5", "--validate-every=1000", "--iterations=1000"]
+
+    def work(tell: Tell) -> int:
+        os.setsid()
+        with faults.injected("train:iteration", lambda: tell("iteration")):
+            return main(command)
+
+    child = fork(work)
+    child.expect("iteration")
+    workers = psutil.Process(child.pid).children(recursive=True)
+    assert len(workers) >= 2
+    os.killpg(child.pid, INT)
+    assert child.wait() == 128 + INT
+    _, alive = psutil.wait_procs(workers, timeout=SECONDS)
+    assert alive == []
+    last = max((run / "checkpoints").iterdir())
+    assert json.loads((last / "state.json").read_text())["iteration"] > 0, "it was not saved"
