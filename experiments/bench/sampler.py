@@ -17,6 +17,7 @@ from metarl.params import expand_params, from_module
 from metarl.rl.policies import GaussianMLP
 from metarl.rl.sampler import Sampler
 from metarl.rl.vector import available_cores, make_halves
+from metarl_envs.quiet import quiet_mujoco
 
 TASKS, EPISODES = 40, 20
 STEPS = {"paper": 200, "gym": 60}
@@ -67,7 +68,9 @@ def _sampler(physics: str, cores: int) -> Callable[[], float]:
     generator = torch.Generator().manual_seed(0)
     observations, actions = envs[0].single_observation_space, envs[0].single_action_space
     policy = GaussianMLP(observations.shape[0], actions.shape[0], generator=generator)
-    params = expand_params(from_module(policy)[0], TASKS)
+    # Parameters of each task's own, as after adapting; shared ones would cost less.
+    shared = expand_params(from_module(policy)[0], TASKS)
+    params = {name: p.detach().clone() for name, p in shared.items()}
     return lambda: _speed(lambda: sampler.collect(policy, params, seed=0)[1].env_steps)
 
 
@@ -96,10 +99,11 @@ def _raw(physics: str, cores: int) -> Callable[[], float]:
 
 
 def _sync() -> Callable[[], float]:
-    env = SyncVectorEnv(
-        [lambda: gymnasium.make("HalfCheetah-v5")] * SYNC_ENVS,
-        autoreset_mode=AutoresetMode.DISABLED,
-    )
+    with quiet_mujoco():  # the model file has a deprecated attribute
+        env = SyncVectorEnv(
+            [lambda: gymnasium.make("HalfCheetah-v5")] * SYNC_ENVS,
+            autoreset_mode=AutoresetMode.DISABLED,
+        )
     actions = np.random.default_rng(0).standard_normal((SYNC_STEPS, SYNC_ENVS, 6)).clip(-1, 1)
 
     def run() -> int:
