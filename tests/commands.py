@@ -41,7 +41,7 @@ def train_small(out: Path, *more: str) -> Path:
 
 def final_bytes(run: Path) -> bytes:
     """Parameters and optimiser state of the last checkpoint."""
-    last = max((run / "checkpoints").iterdir())
+    last = max((run / "checkpoints").glob("[0-9]*"))
     snapshot = load_checkpoint(last)
     arrays = {**snapshot.params, **{f"o/{k}": v for k, v in snapshot.optimizer.items()}}
     return b"".join(name.encode() + arrays[name].tobytes() for name in sorted(arrays))

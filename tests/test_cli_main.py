@@ -1,6 +1,5 @@
 """The command itself: what is found before anything heavy, and bad input in one line."""
 
-import os
 import subprocess
 import sys
 import time
@@ -8,8 +7,6 @@ from pathlib import Path
 
 import pytest
 from commands import refuse
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from metarl_experiments.__main__ import COMMANDS, main
 from metarl_experiments.catalog import EXPERIMENTS
@@ -129,36 +126,6 @@ def test_bad_input_is_one_line_and_creates_nothing(
     assert line.startswith("metarl")
     assert naming in line
     assert list(tmp_path.iterdir()) == []
-
-
-WORDS = st.sampled_from(
-    [
-        *("train", "evaluate", "report", "list", "sinusoid", "nowhere", "../x", "", "-", "--"),
-        *("--seed", "--out", "--iterations", "--inner-lr", "--resume", "--from", "--preset"),
-        *("--no-resume", "--hidden", "--device", "--compile", "--tasks", "--compare", "--last"),
-        *("nan", "-1", "0", "1e999", "9" * 40, "a\0b", "ä", "true", "[]", "{}", "--=", "---"),
-        *("--seed=", "--inner_lr=1", "--config.inner-lr=1", "--inner-lr=-0", "paper", "on"),
-    ]
-)
-
-
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rest=st.lists(WORDS, max_size=6), bad=st.sampled_from(["--nope", "--seed=x", "--out=\0"]))
-def test_fuzzed_options_never_show_a_traceback(
-    rest: list[str],
-    bad: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """Each command line holds something bad, so that none of them trains."""
-    monkeypatch.chdir(tmp_path)
-    capfd.readouterr()
-    status = main(["train", "sinusoid", *rest, bad])
-    err = capfd.readouterr().err
-    assert status == 2, (rest, err)
-    assert len(err.splitlines()) == 1, err
-    assert os.listdir(tmp_path) == []
 
 
 def test_internal_error_shows_its_traceback(

@@ -1,19 +1,14 @@
 """Meta-policies through the command line: kill and resume, a user's environments, a short run."""
 
 import json
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from children import fork
-from commands import final_bytes, refuse, succeed
+from commands import refuse, succeed
 
-from metarl.runs import load_checkpoint, read_metrics
-from metarl_experiments.__main__ import main
+from metarl.runs import read_metrics
 from metarl_experiments.configs.rl import Config, EnvConfig, EvaluateOptions
 from metarl_experiments.machine import Machine
 from metarl_experiments.rl import PolicyLearner
@@ -35,48 +30,6 @@ forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning
 def timeless(run: Path) -> list[dict[str, Any]]:
     lines = read_metrics(run / "metrics.jsonl")
     return [{k: v for k, v in x.items() if not k.startswith("seconds")} for x in lines]
-
-
-def state_of(run: Path) -> tuple[bytes, Any]:
-    return final_bytes(run), load_checkpoint(max((run / "checkpoints").iterdir())).state["learner"]
-
-
-def records(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def killed_twice(argv: list[str], run: Path) -> None:
-    """Train until it ends, killed after two and after four records or a little later."""
-    for least in (2, 4):
-        more = ["--resume"] if run.exists() else []
-        child = fork(lambda tell, more=more: main([*argv, f"--out={run}", *more]))
-        while records(run) < least:
-            assert os.waitpid(child.pid, os.WNOHANG) == (0, 0), "it ended by itself"
-            time.sleep(0.002)
-        child.kill()
-        assert child.wait() == -signal.SIGKILL
-    succeed(*argv, f"--out={run}", "--resume")
-
-
-@pytest.mark.parametrize(
-    ("experiment", "options"),
-    [
-        ("navigation", ["--env.horizon=20"]),
-        ("navigation", ["--env.horizon=20", "--update=promp", "--learned-lr=tensor"]),
-        ("cheetah-velocity", ["--env.horizon=10"]),
-    ],
-)
-def test_killed_runs_resume_bit_for_bit(
-    tmp_path: Path, experiment: str, options: list[str]
-) -> None:
-    argv = ["train", experiment, *TINY, "--iterations=9", *options]
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    succeed(*argv, f"--out={whole}")
-    killed_twice(argv, run)
-    assert state_of(run) == state_of(whole)
-    assert timeless(run) == timeless(whole)
-    assert [line["iteration"] for line in timeless(run)] == list(range(1, 10))
 
 
 @pytest.mark.parametrize("lost", ["optimizer", "penalty"])

@@ -50,7 +50,7 @@ def argv(workload: str, run: Path, *more: str) -> list[str]:
 
 def ending(run: Path) -> dict[str, Any]:
     """What a run comes to: all that must not depend on interruptions, and no times."""
-    last = max((run / "checkpoints").iterdir())
+    last = max((run / "checkpoints").glob("[0-9]*"))
     lines = read_metrics(run / "metrics.jsonl")
     return {
         "iteration": int(last.name),

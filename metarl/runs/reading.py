@@ -116,9 +116,9 @@ def _object(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+        raise InputError(f"{path} is damaged: {error}; repair or remove it") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged: not a JSON object")
+        raise InputError(f"{path} is damaged: not a JSON object; repair or remove it")
     return value
 
 
