@@ -4,6 +4,7 @@ from pathlib import Path
 
 import gymnasium
 import mujoco
+import numpy as np
 
 from .quiet import quiet_mujoco
 
@@ -23,7 +24,7 @@ def load_cheetah() -> mujoco.MjModel:
     mujoco.mj_setTotalmass(model, total)
     mujoco.mj_setConst(model, mujoco.MjData(model))
     # The statistics scale the constraint solver's tolerance; the compiler takes them after scaling.
-    model.stat.meaninertia = model.dof_M0.mean()
+    model.stat.meaninertia = np.cumsum(model.dof_M0)[-1] / model.nv  # added up in its order
     return model
 
 

@@ -56,6 +56,7 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         "autoreset_mode": AutoresetMode.DISABLED,
         "render_modes": ["rgb_array"],
     }
+    closed = True  # nothing to close before there is a world
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         self._terminated = np.zeros(num_envs, dtype=bool)
         self._truncated = np.zeros(num_envs, dtype=bool)
         self._invalid = np.zeros(num_envs, dtype=bool)
+        self.closed = False
 
     # Tasks
 

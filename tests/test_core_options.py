@@ -126,7 +126,8 @@ def test_step_index_is_data(text: str, as_tensor: bool) -> None:
     x = draw(4, 5, 3, seed=3)
 
     def loss(params: Params, b: Stepped) -> Tensor:
-        return ((b.x @ params["w"]) * params["gain"][b.step]).square().mean()
+        gain = params["gain"][torch.as_tensor(b.step).reshape(1)]  # torch 2.6 maps no scalar index
+        return ((b.x @ params["w"]) * gain).square().mean()
 
     def outer(params: Params, b: Stepped) -> Measures:
         return Measures(loss(params, b), params["w"].norm())
