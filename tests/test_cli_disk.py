@@ -13,7 +13,7 @@ from children import Tell, fork
 from commands import SMALL, refuse, succeed, train_small
 from runs_at import contents
 from walkers import Walker
-from workloads import argv, ending
+from workloads import COMMON, argv, ending
 
 from metarl.runs import faults, load_checkpoint
 from metarl_experiments.__main__ import main
@@ -80,6 +80,8 @@ def test_a_disk_that_was_full_for_a_while(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
+    # A checkpoint after every iteration, so that some fall into the time without room.
+    monkeypatch.setattr("workloads.COMMON", [*COMMON[:-1], "--checkpoint-seconds=0"])
     assert train_on(Disk(errno.ENOSPC, 20, lasting=2), run, monkeypatch) == 0
     assert ending(run) == ending(whole)
     out, err = capfd.readouterr()

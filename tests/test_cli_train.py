@@ -148,11 +148,14 @@ def test_interrupted_from_outside_resumes_bit_for_bit(tmp_path: Path) -> None:
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     metrics = run / "metrics.jsonl"
-    while not (metrics.exists() and metrics.stat().st_size > 0):
-        assert child.poll() is None
-        time.sleep(0.01)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=10)
+    try:
+        while not (metrics.exists() and metrics.stat().st_size > 0):
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert child.returncode == 130, err
     assert "--resume" in err
     assert f"--out {run}" in err
