@@ -29,6 +29,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def ended(status: int) -> int:
+    """Wait for threads, as the interpreter's end does and a forked child's does not."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    return status
+
+
 def signalled(command: list[str], point: str, after: int, *signums: int) -> tuple[int, float]:
     """Exit status, and seconds from the signals, which come when a fault point is passed."""
 
@@ -45,7 +51,7 @@ def signalled(command: list[str], point: str, after: int, *signums: int) -> tupl
                     os.kill(os.getpid(), signum)
 
         with faults.injected(point, send, after=after):
-            return main(command)
+            return ended(main(command))
 
     child = fork(work)
     child.expect("sent")
@@ -102,9 +108,9 @@ def test_stopped_evaluation_writes_nothing(
 
 
 def during_long_episodes(run: Path, change: Callable[[], None] | None = None) -> float:
-    """Seconds that a run takes to end whose first rollout would take minutes."""
+    """Seconds that a run takes to end whose first rollout would take a minute."""
     command = ["train", "navigation", "--compile=off", "--threads=2", f"--out={run}"]
-    command += ["--meta-batch=2", "--episodes=1", "--hidden=8", "--env.horizon=100000"]
+    command += ["--meta-batch=4", "--episodes=20", "--env.horizon=100000"]
 
     def work(tell: Tell) -> int:
         if change is not None:
@@ -115,7 +121,7 @@ def during_long_episodes(run: Path, change: Callable[[], None] | None = None) ->
             threading.Timer(0.3, os.kill, (os.getpid(), INT)).start()
 
         with faults.injected("save:best", send):
-            return main(command)
+            return ended(main(command))
 
     child = fork(work)
     child.expect("sampling")
