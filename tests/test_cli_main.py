@@ -139,3 +139,15 @@ def test_internal_error_shows_its_traceback(
     monkeypatch.setattr(module, "run", broken)
     assert main(["list"]) == 1
     assert "Traceback" in capfd.readouterr().err
+
+
+def test_sizes_that_are_too_much_together(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    sizes = ["--meta-batch=100000", "--episodes=100000"]
+    line = refuse(capfd, 2, "train", "navigation", *sizes, f"--out={run}")
+    assert "--meta-batch 100000 x --episodes 100000 x --env.horizon" in line
+    line = refuse(capfd, 2, "train", "sinusoid", "--meta-batch=10000", "--shots=10000")
+    assert "--shots 10000" in line
+    assert not run.exists()

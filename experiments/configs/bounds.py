@@ -69,6 +69,8 @@ def check_ranges(config: Any, *path: str) -> None:
             option, swallowed as a value; the message names the option.
     """
     hints = get_type_hints(type(config), include_extras=True)
+    if hasattr(config, "check_sizes"):
+        config.check_sizes()
     for field in fields(config):
         value = getattr(config, field.name)
         here = path if field.name in UNPREFIXED else (*path, field.name)
@@ -86,3 +88,16 @@ def check_ranges(config: Any, *path: str) -> None:
             for limit in limits:
                 if number is not None and number not in limit:
                     raise ValueError(f"{option_name(*here)}: must be {limit}, got {number}")
+
+
+def check_product(limit: float, what: str, **sizes: int) -> None:
+    """Check that sizes, each within its range, do not ask for too much together.
+
+    Raises:
+        ValueError: their product is above the limit; the message names the options.
+    """
+    if math.prod(sizes.values()) > limit:
+        asked = " x ".join(
+            f"{option_name(*name.split('__'))} {size}" for name, size in sizes.items()
+        )
+        raise ValueError(f"{asked}: together more than {limit:g} {what} an iteration; lower one")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from .bounds import Range
+from .bounds import Range, check_product
 
 # As many as there are: physics and chains of tasks keep every core busy.
 THREADS = 1024
@@ -119,6 +119,16 @@ class Config:
     log_every: Count = 1
     validate_every: Count = 25
     validation_tasks: Size = 40
+
+    def check_sizes(self) -> None:
+        """Refuse sizes that ask for too much memory together (ValueError)."""
+        check_product(
+            1e8,
+            "time steps",
+            meta_batch=self.meta_batch,
+            episodes=self.episodes,
+            env__horizon=self.env.horizon,
+        )
 
 
 @dataclass(frozen=True)

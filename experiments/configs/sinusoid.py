@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .bounds import Range
+from .bounds import Range, check_product
 
 # Networks this small lose time to every thread beyond the first.
 THREADS = 1
@@ -61,6 +61,11 @@ class Config:
     validate_every: Count = 5_000
     validation_tasks: Points = 600
     validation_shots: Points = 5
+
+    def check_sizes(self) -> None:
+        """Refuse sizes that ask for too much memory together (ValueError)."""
+        check_product(1e6, "points", meta_batch=self.meta_batch, shots=self.shots)
+        check_product(1e6, "points", meta_batch=self.meta_batch, query=self.query)
 
 
 @dataclass(frozen=True)
