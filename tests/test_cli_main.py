@@ -150,4 +150,6 @@ def test_sizes_that_are_too_much_together(
     assert "--meta-batch 100000 x --episodes 100000 x --env.horizon" in line
     line = refuse(capfd, 2, "train", "sinusoid", "--meta-batch=10000", "--shots=10000")
     assert "--shots 10000" in line
+    line = refuse(capfd, 2, "train", "omniglot", "--meta-batch=1000", "--ways=1000")
+    assert "--ways 1000" in line
     assert not run.exists()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .bounds import Range
+from .bounds import Range, check_product
 
 # One task's chain to a thread.
 THREADS = 64
@@ -70,6 +70,11 @@ class Config:
     log_every: Count = 100
     validate_every: Count = 1_000
     validation_tasks: Few = 200
+
+    def check_sizes(self) -> None:
+        """Refuse sizes that ask for too much memory together (ValueError)."""
+        check_product(1e5, "images", meta_batch=self.tasks, ways=self.ways, shots=self.shots)
+        check_product(1e5, "images", meta_batch=self.tasks, ways=self.ways, query=self.queries)
 
     @property
     def queries(self) -> int:
