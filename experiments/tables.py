@@ -1,6 +1,8 @@
 """Numbers of README and docs as text, from the shipped evaluations and the paper's."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,12 @@ def over_seeds(groups: Groups, group: str) -> np.ndarray:
 def mean(groups: Groups, group: str, steps: str, form: str = ".2f") -> str:
     """One number: the mean of a group's seeds after so many steps."""
     return format(float(over_seeds(groups, group)[int(steps)]), form)
+
+
+def bench(groups: Groups, name: str, what: str, form: str = ".2f") -> str:
+    """One measurement of `metarl bench`, from the shipped ``results/bench.json``."""
+    path = Path(__file__).parent / "results" / "bench.json"
+    return format(float(json.loads(path.read_text())["benches"][name][what]), form)
 
 
 def row(label: str, numbers: list[str]) -> str:
@@ -120,4 +128,9 @@ def _short(value: float) -> str:
     return f"{value:.2f}" if 0.1 <= value < 1000 else f"{value:.1e}"
 
 
-KINDS: dict[str, Callable[..., str]] = {"mean": mean, "sinusoid": sinusoid, "returns": returns}
+KINDS: dict[str, Callable[..., str]] = {
+    "bench": bench,
+    "mean": mean,
+    "returns": returns,
+    "sinusoid": sinusoid,
+}
