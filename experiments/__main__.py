@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "adaptation curves of a run on held-out tasks",
     "report": "figures and one self-contained page",
     "render": "a film of a policy before and after adaptation",
+    "export": "parameters as a file for other programs",
     "check": "whether an environment keeps the contract that training needs",
     "bench": "ratios of speeds, timed beside a limit or an alternative",
     "download": "fetch a data set from its official place",
@@ -29,6 +30,7 @@ HELP = """usage: metarl COMMAND ...
                       [--out FILE.json]
   metarl report RUN [RUN ...] [--out DIR]
   metarl render RUN [--out FILE.mp4|.gif] [--tasks N] [--steps K ...]
+  metarl export RUN --out FILE.npz|.safetensors [--last]
   metarl check ENVIRONMENT
   metarl bench [NAME ...] [--repetitions N] [--out FILE.json]
   metarl download DATASET [--data DIR]

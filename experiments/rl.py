@@ -5,23 +5,24 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 import metarl
-from metarl.errors import InputError
 from metarl.rl.clock import Clock
 from metarl.rl.collect import Collected, collect_meta_batch
 from metarl.rl.maml import meta_step
 from metarl.rl.objectives import policy_objectives
+from metarl.rl.policies import in_head
 from metarl.rl.sampler import Sampler
 from metarl.rl.updates import adam_update, promp_update, trpo_update
 from metarl.rl.weighting import Weighting
 
 from .configs.rl import Config, EvaluateOptions
-from .environments import make_policy, make_sampler, paper_tasks
+from .contradictions import check_options
+from .environments import make_policy, make_sampler
 from .family import Evaluation, Metrics, State
 from .machine import Machine
+from .protocol import evaluation, rollout_seed, steps_and_episodes, test_tasks
 
 VALIDATION_SEED = 0
 Tasks = Sequence[dict[str, Any]]
@@ -40,7 +41,7 @@ class PolicyLearner:
     higher_is_better = True
 
     def __init__(self, config: Config, machine: Machine) -> None:
-        _check(config)
+        check_options(config)
         self.config = config
         self.machine = machine
         self.mapping = machine.mapping + ("+compile" if machine.compiled else "")
@@ -53,7 +54,7 @@ class PolicyLearner:
         self.inner = metarl.InnerLoop(
             config.inner_lr,
             config.first_order,
-            adapted=None if config.adapted == "all" else _in_head(len(config.hidden)),
+            adapted=None if config.adapted == "all" else in_head(len(config.hidden)),
         )
         self.objectives = policy_objectives(
             self.apply,
@@ -102,22 +103,27 @@ class PolicyLearner:
 
     def step(self, state: State, iteration: int) -> Metrics:
         """One meta-iteration: sample, adapt, sample, update."""
-        config = self.config
         seed = state.extra["seed"]
         sampler = self.sampler(*self.rows)
-        rng = metarl.stream(seed, "train-tasks", iteration)
-        theta, metrics = meta_step(
-            state.params,
-            functools.partial(self._update, state, iteration),
+        collect = functools.partial(
+            collect_meta_batch,
             policy=self.policy,
             objectives=self.objectives,
             sampler=sampler,
-            tasks=sampler.sample_tasks(self.rows[0], rng),
+            tasks=sampler.sample_tasks(self.rows[0], metarl.stream(seed, "train-tasks", iteration)),
             inner=self.inner,
-            inner_steps=config.inner_steps,
+            inner_steps=self.config.inner_steps,
             weighting=self.weighting,
             seed=metarl.seed_of(seed, "train-rollouts", iteration),
             mixed=self.mixed,
+            mapping=self.mapping,
+        )
+        theta, metrics = meta_step(
+            state.params,
+            lambda theta, clock: collect(theta, clock=clock),
+            functools.partial(self._update, state, iteration),
+            objectives=self.objectives,
+            inner=self.inner,
             mapping=self.mapping,
         )
         with torch.no_grad():
@@ -171,15 +177,13 @@ class PolicyLearner:
         """Act, take a gradient step, act again, ``steps`` times; also beyond the trained steps."""
         config = self.config
         first = config.inner_lr if config.evaluation_lr is None else config.evaluation_lr
-        model, inner = metarl.split_rates(params)[0], self.inner
-        if steps:
-            model, inner = metarl.extended_rates(
-                params,
-                metarl.InnerLoop(first, adapted=self.inner.adapted),
-                trained_steps=max(config.inner_steps, 1),
-                steps=steps,
-                factors=config.later_lr_factors,
-            )
+        model, inner = metarl.extended_rates(
+            params,
+            metarl.InnerLoop(first, adapted=self.inner.adapted),
+            trained_steps=max(config.inner_steps, 1),
+            steps=steps,
+            factors=config.later_lr_factors,
+        )
         return collect_meta_batch(
             model,
             policy=self.policy,
@@ -208,80 +212,14 @@ class PolicyLearner:
         }
 
     def test_tasks(self, options: EvaluateOptions) -> tuple[list[dict[str, Any]], int | str]:
-        """The tasks of an evaluation, and what they were drawn with.
-
-        Raises:
-            InputError: more of the paper's tasks than it has, or from another range.
-        """
-        paper = paper_tasks(self.config.env) if options.task_seed == "paper" else None
-        if paper is not None:
-            if options.task_range is not None:
-                raise InputError("--task-range: the paper's goals are fixed; add --task-seed 0")
-            if options.tasks is not None and options.tasks > len(paper):
-                raise InputError(
-                    f"--tasks {options.tasks}: the paper has {len(paper)} goals; add --task-seed 0"
-                )
-            return paper[: options.tasks], "paper"
-        seed = 0 if options.task_seed == "paper" else int(options.task_seed)
-        rng = metarl.stream(seed, "test-tasks")
-        count = options.tasks or 40
-        return self.sampler(1, 1, options.task_range).sample_tasks(count, rng), seed
+        """The tasks of an evaluation, and what they were drawn with; see `protocol.test_tasks`."""
+        sampler = self.sampler(1, 1, options.task_range)
+        return test_tasks(self.config.env, options, sampler.sample_tasks)
 
     def evaluate(self, params: metarl.Params, options: EvaluateOptions) -> Evaluation:
         """Adaptation curves by the paper's protocol, or on fresh tasks."""
-        config = self.config
         tasks, drawn = self.test_tasks(options)
-        steps = config.evaluation_steps if options.steps is None else options.steps
-        episodes = options.episodes or config.evaluation_episodes or config.episodes
-        seed = 0 if drawn == "paper" else int(drawn)
-        collected = self.adapt(
-            params,
-            self.sampler(len(tasks), episodes),
-            tasks,
-            steps,
-            metarl.seed_of(seed, "test-rollouts"),
-        )
-        variants = {
-            "episodes": episodes,
-            "physics": config.env.physics,
-            "task": {name: [_plain(task[name]) for task in tasks] for name in tasks[0]},
-            "env_steps": collected.env_steps,
-            "invalid_episodes": collected.invalid_episodes,
-        }
-        returns = collected.returns().double().cpu().numpy()
-        return Evaluation("return", returns, variants, task_seed=drawn)
-
-
-def _check(config: Config) -> None:
-    if config.sampling_correction != "off" and config.update == "promp":
-        raise InputError("--sampling-correction: goes with --update trpo or adam")
-    if not config.later_lr_factors:
-        raise InputError("--later-lr-factors: give one number at least")
-    if config.inner_steps == 0 and config.learned_lr != "no":
-        raise InputError("--learned-lr: no inner step is trained with --inner-steps 0")
-    if config.inner_steps > 0 and config.evaluation_lr is not None:
-        raise InputError(
-            "--evaluation-lr: goes with --inner-steps 0; a trained inner loop keeps its step size"
-        )
-    if config.lr_per_step and config.learned_lr == "no":
-        raise InputError("--lr-per-step: goes with --learned-lr tensor or element")
-    if (
-        config.env.task_range is not None
-        and not config.env.task_range[0] < config.env.task_range[1]
-    ):
-        low, high = config.env.task_range
-        raise InputError(f"--env.task-range {low:g} {high:g}: low must be below high")
-
-
-def _in_head(hidden: int) -> Any:
-    """Whether a parameter belongs to the last layer of the policy or is its log-std."""
-    last = f"layers.{hidden}."
-
-    def adapted(name: str) -> bool:
-        return last in name or name == "log_std"
-
-    return adapted
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        steps, episodes = steps_and_episodes(self.config, options)
+        sampler = self.sampler(len(tasks), episodes)
+        collected = self.adapt(params, sampler, tasks, steps, rollout_seed(drawn))
+        return evaluation(self.config.env, tasks, drawn, episodes, collected)

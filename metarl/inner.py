@@ -117,6 +117,8 @@ def extended_rates(
         theta without learned step sizes, and the inner loop that carries them, one a step.
     """
     params, learned = split_rates(theta)
+    if steps == 0:
+        return params, inner
     names = [name for name in params if inner.adapted is None or inner.adapted(name)]
     rates = resolve_rates(inner.lr, learned, params, names)
     lr = {}

@@ -14,6 +14,7 @@ from walkers import Walker
 from metarl import InnerLoop, from_module, torch_stream
 from metarl.params import Params
 from metarl.rl.clock import Clock
+from metarl.rl.collect import Collected, collect_meta_batch
 from metarl.rl.maml import Update, meta_step
 from metarl.rl.objectives import policy_objectives
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
@@ -23,7 +24,7 @@ from metarl.rl.weighting import Weighting
 
 
 class Setting(NamedTuple):
-    """All of `meta_step` but theta, update and seed."""
+    """A policy, theta, and all arguments of `collect_meta_batch` but seed and clock."""
 
     policy: nn.Module
     theta: Params
@@ -31,7 +32,12 @@ class Setting(NamedTuple):
 
     def step(self, update: Update, *, theta: Params | None = None, seed: int = 0) -> Any:
         """``(theta, metrics)`` of one meta-iteration."""
-        return meta_step(self.theta if theta is None else theta, update, seed=seed, **self.options)
+        shared = {name: self.options[name] for name in ("objectives", "inner", "mapping")}
+        collect = functools.partial(self._collect, seed)
+        return meta_step(self.theta if theta is None else theta, collect, update, **shared)
+
+    def _collect(self, seed: int, theta: Params, clock: Clock) -> Collected:
+        return collect_meta_batch(theta, seed=seed, clock=clock, **self.options)
 
 
 def trpo(setting: Setting, **options: Any) -> Update:

@@ -15,6 +15,7 @@ from torch import Tensor
 from metarl import InnerLoop, adapt, mean_over_tasks, stream, torch_stream, trust_region_step
 from metarl.params import Params
 from metarl.rl.clock import Clock
+from metarl.rl.collect import Collected, collect_meta_batch
 from metarl.rl.distributions import kl, log_prob
 from metarl.rl.maml import meta_step
 from metarl.rl.objectives import policy_objectives
@@ -158,10 +159,9 @@ def trained(
         generator = torch_stream(seed, "fisher")
         return trpo_update(objectives, theta, data, max_kl=0.01, generator=generator, clock=clock)
 
-    for i in range(iterations):
-        theta, metrics = meta_step(
+    def collect(i: int, theta: Params, clock: Clock) -> Collected:
+        return collect_meta_batch(
             theta,
-            step,
             policy=policy,
             objectives=objectives,
             sampler=sampler,
@@ -170,6 +170,12 @@ def trained(
             inner_steps=1,
             weighting=Weighting(discount=1.0, baseline="zero", standardized=False),
             seed=1000 * seed + i,
+            clock=clock,
+        )
+
+    for i in range(iterations):
+        theta, metrics = meta_step(
+            theta, functools.partial(collect, i), step, objectives=objectives, inner=inner
         )
         assert all(math.isfinite(x) for x in metrics.values())
     return float(adapted_value(theta["logits"].detach())[0])

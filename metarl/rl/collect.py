@@ -19,6 +19,16 @@ from metarl.rl.weighting import Weighting
 from metarl.streams import seed_of
 
 
+class Adapted(NamedTuple):
+    """Tasks that acted and learned from it; fields as in `Collected`."""
+
+    supports: list[Batch]
+    path: list[Params]
+    rollouts: list[Rollout]  # those of the K supports
+    env_steps: int
+    invalid_episodes: int
+
+
 class Collected(NamedTuple):
     """What one meta-iteration sampled; without an update, an evaluation of adaptation.
 
@@ -41,6 +51,56 @@ class Collected(NamedTuple):
         return torch.stack([mean_return(rollout) for rollout in self.rollouts])
 
 
+def adapt_by_acting(
+    theta: Params,
+    *,
+    policy: nn.Module,
+    objectives: PolicyObjectives,
+    sampler: Sampler,
+    tasks: Sequence[dict[str, Any] | None],
+    inner: InnerLoop,
+    inner_steps: int,
+    weighting: Weighting,
+    seed: int,
+    mapping: str = "auto",
+    clock: Clock,
+) -> Adapted:
+    """Sample every task, take a gradient step on what it did, and so on: K times both.
+
+    Args:
+        theta: initial parameters, learned step sizes among them.
+        policy: module whose parameters theta holds.
+        objectives: for the inner loss.
+        sampler: collects each task's episodes.
+        tasks: the meta-batch; None is a task that the environment holds already.
+        inner: how a task adapts.
+        inner_steps: K.
+        weighting: rewards to weights.
+        seed: keys all sampling noise.
+        mapping: of the adaptation.
+        clock: collects ``sample`` and ``adapt``.
+
+    Raises:
+        NonFiniteError: a sample, a weight or an adapted parameter is not finite.
+    """
+    sampler.set_tasks(tasks)
+    path = [expand_params(theta, len(tasks))]
+    supports: list[Batch] = []
+    rollouts: list[Rollout] = []
+    env_steps = invalid = 0
+    for k in range(inner_steps):
+        with clock("sample"):
+            rollout, counts = sampler.collect(policy, path[-1], seed=seed_of(seed, "rollout", k))
+        rollouts.append(rollout)
+        env_steps += counts.env_steps
+        invalid += counts.invalid_episodes
+        with clock("adapt"), torch.no_grad():
+            supports.append(make_batch(rollout, weighting(rollout)))
+            path = adapt_path(objectives.inner_loss, theta, tuple(supports), inner, mapping=mapping)
+        _require_finite(path[-1], supports)
+    return Adapted(supports, path, rollouts, env_steps, invalid)
+
+
 def collect_meta_batch(
     theta: Params,
     *,
@@ -56,51 +116,43 @@ def collect_meta_batch(
     mapping: str = "auto",
     clock: Clock,
 ) -> Collected:
-    """Sample every task before each inner step, adapt, and sample after the last.
+    """`adapt_by_acting`, and sample once more after the last step.
 
     Args:
-        theta: initial parameters, learned step sizes among them.
-        policy: module whose parameters theta holds.
-        objectives: for the inner loss.
-        sampler: collects each task's episodes.
-        tasks: the meta-batch.
-        inner: how a task adapts.
-        inner_steps: K.
-        weighting: rewards to weights.
-        seed: keys all sampling noise of this iteration.
+        theta: as in `adapt_by_acting`, like all arguments not named here.
         mixed: so many consecutive tasks make one batch: a single policy for all of them, which
             cannot adapt (``inner_steps`` 0).
-        mapping: of the adaptation.
-        clock: collects ``sample`` and ``adapt``.
 
     Raises:
         NonFiniteError: a sample, a weight or an adapted parameter is not finite.
     """
-    sampler.set_tasks(tasks)
-    path = [expand_params(theta, len(tasks))]
-    supports: list[Batch] = []
-    rollouts: list[Rollout] = []
-    env_steps = invalid = 0
-    for k in range(inner_steps + 1):
-        with clock("sample"):
-            rollout, counts = sampler.collect(policy, path[-1], seed=seed_of(seed, "rollout", k))
-        rollout = merge_tasks(rollout, mixed)
-        rollouts.append(rollout)
-        env_steps += counts.env_steps
-        invalid += counts.invalid_episodes
-        with clock("adapt"):
-            weights, unit = weighting.split(rollout)
-            batch = make_batch(rollout, weights)
-            if k == inner_steps:
-                break
-            supports.append(batch)
-            with torch.no_grad():
-                path = adapt_path(
-                    objectives.inner_loss, theta, tuple(supports), inner, mapping=mapping
-                )
-            _require_finite(path[-1], supports)
-    scores = score_weights(mean_return(rollouts[-1]), unit)
-    return Collected(MetaBatch(tuple(supports), batch, scores), path, rollouts, env_steps, invalid)
+    adapted = adapt_by_acting(
+        theta,
+        policy=policy,
+        objectives=objectives,
+        sampler=sampler,
+        tasks=tasks,
+        inner=inner,
+        inner_steps=inner_steps,
+        weighting=weighting,
+        seed=seed,
+        mapping=mapping,
+        clock=clock,
+    )
+    with clock("sample"):
+        query_seed = seed_of(seed, "rollout", inner_steps)
+        rollout, counts = sampler.collect(policy, adapted.path[-1], seed=query_seed)
+    rollout = merge_tasks(rollout, mixed)
+    with clock("adapt"):
+        weights, unit = weighting.split(rollout)
+        query = make_batch(rollout, weights)
+    return Collected(
+        MetaBatch(tuple(adapted.supports), query, score_weights(mean_return(rollout), unit)),
+        adapted.path,
+        [*adapted.rollouts, rollout],
+        adapted.env_steps + counts.env_steps,
+        adapted.invalid_episodes + counts.invalid_episodes,
+    )
 
 
 def _require_finite(params: Params, supports: list[Batch]) -> None:

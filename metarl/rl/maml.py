@@ -1,21 +1,19 @@
 """One meta-iteration of a policy, in one direction: sample, adapt, sample, update."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-from torch import nn
+from collections.abc import Callable
 
 from metarl.errors import NonFiniteError
 from metarl.inner import InnerLoop
 from metarl.params import Params
 from metarl.rl.batches import MetaBatch
 from metarl.rl.clock import Clock
-from metarl.rl.collect import collect_meta_batch
+from metarl.rl.collect import Collected
 from metarl.rl.objectives import PolicyObjectives
 from metarl.rl.progress import inner_gradient_norm, progress
-from metarl.rl.sampler import Sampler
 from metarl.rl.updates import blame, old_policy
-from metarl.rl.weighting import Weighting
+
+Collect = Callable[[Params, Clock], Collected]
+"""``(theta, clock) -> collected``: `collect_meta_batch` with tasks and settings filled in."""
 
 Update = Callable[[Params, MetaBatch, Clock], tuple[Params, dict[str, float]]]
 """``(theta, data, clock) -> (theta, metrics)``: a meta-update with its settings filled in."""
@@ -23,17 +21,11 @@ Update = Callable[[Params, MetaBatch, Clock], tuple[Params, dict[str, float]]]
 
 def meta_step(
     theta: Params,
+    collect: Collect,
     update: Update,
     *,
-    policy: nn.Module,
     objectives: PolicyObjectives,
-    sampler: Sampler,
-    tasks: Sequence[dict[str, Any]],
     inner: InnerLoop,
-    inner_steps: int,
-    weighting: Weighting,
-    seed: int,
-    mixed: int = 1,
     mapping: str = "auto",
 ) -> tuple[Params, dict[str, float]]:
     """One meta-iteration: the whole flow of MAML for policies (Finn et al. 2017, algorithm 3).
@@ -43,8 +35,11 @@ def meta_step(
 
     Args:
         theta: initial parameters, learned step sizes among them.
+        collect: samples and adapts, see `collect_meta_batch`.
         update: TRPO, ProMP or Adam, see `updates`.
-        policy: as in `collect_meta_batch`, like all further arguments.
+        objectives: the task functions that ``collect`` adapts by.
+        inner: how a task adapts, as in ``collect``.
+        mapping: of the policies before the update.
 
     Returns:
         The new theta and the iteration's metrics.
@@ -53,20 +48,7 @@ def meta_step(
         NonFiniteError: anything sampled or computed is not finite; theta is unchanged.
     """
     clock = Clock()
-    collected = collect_meta_batch(
-        theta,
-        policy=policy,
-        objectives=objectives,
-        sampler=sampler,
-        tasks=tasks,
-        inner=inner,
-        inner_steps=inner_steps,
-        weighting=weighting,
-        seed=seed,
-        mixed=mixed,
-        mapping=mapping,
-        clock=clock,
-    )
+    collected = collect(theta, clock)
     with clock("adapt"):
         data = old_policy(objectives, theta, collected.data, mapping=mapping)
     # Before the update, which may move theta in place.

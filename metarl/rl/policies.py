@@ -7,7 +7,7 @@ without that method is mapped by vmap.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,16 @@ class CategoricalMLP(nn.Module):
     def map_tasks(self, params: Params, observations: Tensor) -> Categorical:
         """``(task, row, observation) -> (task, row, actions)``, parameters ``(task, ...)``."""
         return Categorical(_map_mlp(self.logits, "logits", params, observations))
+
+
+def in_head(hidden: int) -> Callable[[str], bool]:
+    """Whether a parameter is of the layer behind ``hidden`` hidden ones, or the log-std (ANIL)."""
+    last = f"layers.{hidden}."
+
+    def adapted(name: str) -> bool:
+        return last in name or name == "log_std"
+
+    return adapted
 
 
 def _map_mlp(mlp: MLP, name: str, params: Params, x: Tensor) -> Tensor:

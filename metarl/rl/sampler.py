@@ -65,7 +65,7 @@ class Sampler:
         self.envs = [envs] if isinstance(envs, VectorEnv) else list(envs)
         self.episodes, self.horizon = episodes, horizon
         self.timeout, self.max_invalid = timeout, max_invalid
-        self._tasks: list[vector.Task] = []
+        self._tasks: list[vector.Task | None] = []
         # The first row of the tasks each environment holds, to set them only when they change.
         self._held: list[int | None] = [None] * len(self.envs)
         for env in self.envs:
@@ -83,8 +83,8 @@ class Sampler:
         """Draw ``n`` tasks from the environment's task distribution."""
         return vector.sample_tasks(self.envs[0], n, rng, timeout=self.timeout)
 
-    def set_tasks(self, tasks: Sequence[vector.Task]) -> None:
-        """Choose the tasks of the collections to come."""
+    def set_tasks(self, tasks: Sequence[vector.Task | None]) -> None:
+        """Choose the tasks of the collections to come; None is what the environments hold."""
         self._tasks = list(tasks)
         self._held = [None] * len(self.envs)
 

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -122,15 +122,19 @@ def sample_tasks(
     return list(method(n, np.random.default_rng(seed)))
 
 
-def set_tasks(env: VectorEnv[Any, Any, Any], tasks: list[Task], *, timeout: float) -> None:
-    """Give row ``r`` the task ``tasks[r]``."""
+def set_tasks(
+    env: VectorEnv[Any, Any, Any], tasks: Sequence[Task | None], *, timeout: float
+) -> None:
+    """Give row ``r`` the task ``tasks[r]``; where one is None, every row keeps its own."""
+    if any(task is None for task in tasks):
+        return
     base = env.unwrapped
     if not isinstance(base, AsyncVectorEnv):
-        base.set_attr("task", tasks)  # type: ignore[attr-defined]  # not in the base class
+        base.set_attr("task", list(tasks))  # type: ignore[attr-defined]  # not in the base class
         return
     # Gymnasium's set_attr waits without limit, so a thread of our own does the waiting.
     with _receiving(base, timeout, "setting tasks"):
-        _limited(lambda: base.set_attr("task", tasks), timeout)
+        _limited(lambda: base.set_attr("task", list(tasks)), timeout)
 
 
 def reset(

@@ -12,6 +12,7 @@ Arrays go in and come out as numpy's. Nothing here can unpickle.
 from metarl.runs.checkpoint import Best, Snapshot
 from metarl.runs.directory import ATTEMPTS, Run
 from metarl.runs.documents import read_json, write_json
+from metarl.runs.export import export_params
 from metarl.runs.metrics import read_metrics
 from metarl.runs.opening import open_run
 from metarl.runs.reading import (
@@ -31,6 +32,7 @@ __all__ = [
     "Run",
     "RunRecord",
     "Snapshot",
+    "export_params",
     "load_checkpoint",
     "open_run",
     "prune_run",

@@ -1,0 +1,28 @@
+"""Options of meta-policies that exclude each other."""
+
+from metarl.errors import InputError
+
+from .configs.rl import Config
+
+
+def check_options(config: Config) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        InputError: naming the option to change.
+    """
+    if config.sampling_correction != "off" and config.update == "promp":
+        raise InputError("--sampling-correction: goes with --update trpo or adam")
+    if not config.later_lr_factors:
+        raise InputError("--later-lr-factors: give one number at least")
+    if config.inner_steps == 0 and config.learned_lr != "no":
+        raise InputError("--learned-lr: no inner step is trained with --inner-steps 0")
+    if config.inner_steps > 0 and config.evaluation_lr is not None:
+        raise InputError(
+            "--evaluation-lr: goes with --inner-steps 0; a trained inner loop keeps its step size"
+        )
+    if config.lr_per_step and config.learned_lr == "no":
+        raise InputError("--lr-per-step: goes with --learned-lr tensor or element")
+    given = config.env.task_range
+    if given is not None and not given[0] < given[1]:
+        raise InputError(f"--env.task-range {given[0]:g} {given[1]:g}: low must be below high")

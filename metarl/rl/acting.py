@@ -1,0 +1,123 @@
+"""A policy outside of the sampler: it predicts actions, and is a plain module to save or train."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete, Space
+from numpy.typing import NDArray
+from torch import nn
+
+from metarl.errors import InputError
+from metarl.rl.distributions import Gaussian, sample
+from metarl.rl.vector import action_map
+from metarl.runs.export import export_params
+
+
+class Policy:
+    """A stochastic policy that acts in an environment.
+
+    Args:
+        module: observations ``(..., feature)`` in, `Gaussian` or `Categorical` out. Gaussian
+            actions are the policy's own: [-1, 1] is then mapped to the action space's range.
+        observation_space: flat ``Box``.
+        action_space: flat ``Box`` or ``Discrete``.
+        seed: of the actions that `predict` draws.
+        returns: mean undiscounted return before each gradient step that made this policy.
+
+    Raises:
+        InputError: the spaces are others, or do not fit the module.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        *,
+        seed: int,
+        returns: tuple[float, ...] = (),
+    ) -> None:
+        self.module = module
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.returns = returns
+        self._to_env = action_map(action_space)
+        self._rng = np.random.default_rng(seed)
+        check_spaces(module, observation_space, action_space)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        observation: NDArray[Any],
+        state: Any = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], Any]:
+        """Actions for the environment, with the signature of Stable-Baselines3.
+
+        Args:
+            observation: ``(feature,)``, or ``(row, feature)`` for several at once.
+            state: handed back as it is: the policy has no memory.
+            episode_start: not needed without memory.
+            deterministic: the mean, or the most probable action, rather than a draw.
+
+        Returns:
+            ``(action,)`` or ``(row, action)``, for discrete actions ``()`` or ``(row,)``, inside
+            the action space; and the state.
+
+        Raises:
+            InputError: the observation has another length.
+        """
+        features = self.observation_space.shape or ()
+        observation = np.asarray(observation)
+        if observation.shape[-1:] != features or observation.ndim > 2:
+            raise InputError(
+                f"an observation of shape {observation.shape}: the policy takes {features}, or "
+                f"{('rows', *features)}"
+            )
+        like = next(self.module.parameters())
+        distribution = self.module(torch.as_tensor(np.atleast_2d(observation)).to(like))
+        if isinstance(distribution, Gaussian):
+            noise = self._rng.standard_normal(distribution.mean.shape)
+            best = distribution.mean
+        else:
+            noise = self._rng.random(distribution.logits.shape[:-1])
+            best = distribution.logits.argmax(-1)
+        drawn = sample(distribution, torch.as_tensor(noise).to(like))
+        actions = self._to_env((best if deterministic else drawn).cpu().numpy())
+        return (actions if observation.ndim == 2 else actions[0]), state
+
+    def save(self, path: str | Path) -> None:
+        """Write ``module.state_dict()`` as ``.npz`` or ``.safetensors``; see `export_params`."""
+        export_params(path, self.module.state_dict())
+
+
+def check_spaces(module: nn.Module, observation: Space[Any], action: Space[Any]) -> None:
+    """Refuse spaces whose sizes are not the module's.
+
+    Raises:
+        InputError: they are not.
+    """
+    if not isinstance(observation, Box) or len(observation.shape) != 1:
+        raise InputError(
+            f"the observation space is {observation}, not a flat Box: wrap the environment in "
+            "gymnasium.wrappers.FlattenObservation"
+        )
+    like = next(module.parameters())
+    try:
+        with torch.no_grad():
+            distribution = module(like.new_zeros(1, *observation.shape))
+    except RuntimeError:
+        raise InputError(
+            f"the policy takes observations of another length than {observation.shape[0]}"
+        ) from None
+    made, continuous = distribution[0].shape[-1], isinstance(distribution, Gaussian)
+    if isinstance(action, Discrete):
+        fits = not continuous and made == action.n
+    else:
+        fits = continuous and action.shape == (made,)
+    if not fits:
+        kind = f"vectors of {made}" if continuous else f"one of {made} actions"
+        raise InputError(f"the policy's actions are {kind}; the environment takes {action}")

@@ -1,0 +1,210 @@
+"""A meta-trained policy to use elsewhere: loaded from a run, adapted to an environment, saved."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from metarl.errors import InputError
+from metarl.inner import InnerLoop, extended_rates
+from metarl.params import Params, from_module, split_rates
+from metarl.rl.acting import Policy, check_spaces
+from metarl.rl.clock import Clock
+from metarl.rl.collect import Adapted, adapt_by_acting
+from metarl.rl.objectives import policy_objectives
+from metarl.rl.one_task import Env, one_task_sampler
+from metarl.rl.policies import CategoricalMLP, GaussianMLP, in_head
+from metarl.rl.rollout import mean_return
+from metarl.rl.sampler import Sampler
+from metarl.rl.surrogates import InnerSurrogate
+from metarl.rl.vector import Task
+from metarl.rl.weighting import Weighting
+from metarl.runs import read_config, read_snapshot
+from metarl.runs.export import export_params
+
+
+@dataclass(frozen=True)
+class MetaPolicy:
+    """Initial parameters theta of a policy, and how a task adapts them.
+
+    Attributes:
+        theta: parameters of `module`, learned step sizes ``inner_lr.<name>`` among them.
+        module: the policy with theta's weights, as it acts before any adaptation.
+        inner: step sizes and which parameters move, as trained.
+        inner_steps: steps it was trained for.
+        later_lr_factors: step sizes beyond these, as multiples of the last trained one; the last of
+            them serves all further steps.
+        inner_surrogate: what the inner loop climbs.
+        weighting: rewards to weights.
+        episodes: of each step, unless said otherwise.
+        horizon: most steps of an episode, unless said otherwise.
+        env_id: what it was trained on.
+        env_options: arguments that this was made with.
+    """
+
+    theta: Params
+    module: nn.Module
+    inner: InnerLoop
+    inner_steps: int = 1
+    later_lr_factors: Sequence[float] = (0.5,)
+    inner_surrogate: InnerSurrogate = "loglik"
+    weighting: Weighting = field(default_factory=Weighting)
+    episodes: int = 20
+    horizon: int = 200
+    env_id: str | None = None
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def adapt(
+        self,
+        env: Env,
+        *,
+        episodes: int | None = None,
+        steps: int = 1,
+        seed: int = 0,
+        task: Task | None = None,
+        horizon: int | None = None,
+    ) -> Policy:
+        """Act, take a policy-gradient step on what was earned, ``steps`` times.
+
+        As in evaluations: the stochastic policy, ``episodes`` fresh ones before each step, learned
+        step sizes and `later_lr_factors`.
+
+        Args:
+            env: a gymnasium environment, a vector environment whose rows all play one task, or an
+                id; one made elsewhere stays open. Its reward is all that tells the task.
+            episodes: before each step.
+            steps: gradient steps; 0 is the policy before adaptation, and plays nothing.
+            seed: keys the starts of the episodes and all actions, and those of the policy made.
+            task: given to the environment; None keeps the one it holds, or draws one for an id.
+            horizon: most steps of an episode.
+
+        Raises:
+            InputError: the environment does not fit.
+            NonFiniteError: an observation, a reward or a gradient is not finite.
+        """
+        episodes, horizon = episodes or self.episodes, horizon or self.horizon
+        own = isinstance(env, str) and self.env_id is not None and _name(env) == _name(self.env_id)
+        options = self.env_options if own else {}
+        with one_task_sampler(
+            env, episodes=episodes, horizon=horizon, task=task, seed=seed, options=options
+        ) as (sampler, held):
+            spaces = sampler.envs[0]
+            observation, action = spaces.single_observation_space, spaces.single_action_space
+            check_spaces(self.module, observation, action)
+            adapted = self._act_and_adapt(sampler, held, steps, seed)
+        module = _with_weights(self.module, {n: p[0] for n, p in adapted.path[-1].items()})
+        returns = tuple(mean_return(rollout).item() for rollout in adapted.rollouts)
+        return Policy(module, observation, action, seed=seed, returns=returns)
+
+    def _act_and_adapt(self, sampler: Sampler, task: Task | None, steps: int, seed: int) -> Adapted:
+        _, apply = from_module(self.module)
+        objectives = policy_objectives(apply, self.inner, inner_surrogate=self.inner_surrogate)
+        params, inner = extended_rates(
+            self.theta,
+            self.inner,
+            trained_steps=max(self.inner_steps, 1),
+            steps=steps,
+            factors=self.later_lr_factors,
+        )
+        return adapt_by_acting(
+            params,
+            policy=self.module,
+            objectives=objectives,
+            sampler=sampler,
+            tasks=[task],
+            inner=inner,
+            inner_steps=steps,
+            weighting=self.weighting,
+            seed=seed,
+            clock=Clock(),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write theta as ``.npz`` or ``.safetensors``; see `export_params`."""
+        export_params(path, self.theta)
+
+
+def load(run: str | Path, *, last: bool = False, device: str = "cpu") -> MetaPolicy:
+    """The meta-policy of a run directory, by its config.json and its checkpoint.
+
+    Args:
+        run: what ``metarl train`` wrote, finished or not.
+        last: the last checkpoint, not the best by validation.
+        device: of the policy.
+
+    Raises:
+        InputError: there is no run, no checkpoint yet, or none of a policy of this version.
+        CheckpointError: no checkpoint verifies.
+    """
+    config = read_config(run)
+    snapshot = read_snapshot(run, last=last)
+    try:
+        return _built(config["config"], _tensors(snapshot.params, device))
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        told = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        name = config.get("experiment")
+        raise InputError(f"{run} holds no policy of this version ({name}): {told}") from None
+
+
+def _tensors(arrays: Mapping[str, Any], device: str) -> Params:
+    return {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
+
+
+def _built(config: Mapping[str, Any], theta: Params) -> MetaPolicy:
+    env, hidden = config["env"], config["hidden"]
+    params, _ = split_rates(theta)
+    shared: Any = {"hidden": hidden, "activation": config["activation"]}
+    if "log_std" in params:
+        module: nn.Module = GaussianMLP(
+            params["mean.layers.0.weight"].shape[1],
+            len(params["log_std"]),
+            min_std=config["min_std"],
+            **shared,
+        )
+    else:
+        head = params[f"logits.layers.{len(hidden)}.weight"]
+        module = CategoricalMLP(params["logits.layers.0.weight"].shape[1], len(head), **shared)
+    lr = config["inner_lr"] if config["evaluation_lr"] is None else config["evaluation_lr"]
+    adapted = None if config["adapted"] == "all" else in_head(len(hidden))
+    return MetaPolicy(
+        theta,
+        _with_weights(module, params),
+        InnerLoop(lr, config["first_order"], adapted),
+        config["inner_steps"],
+        tuple(config["later_lr_factors"]),
+        config["inner_surrogate"],
+        Weighting(config["discount"], config["gae_lambda"], config["bootstrap_time_limit"]),
+        config["evaluation_episodes"] or config["episodes"],
+        env["horizon"],
+        env["id"],
+        _env_options(env, config["observe_task"]),
+    )
+
+
+def _env_options(env: Mapping[str, Any], observe_task: bool) -> dict[str, Any]:
+    """Arguments that the run's environment was made with; others' take none."""
+    if not _name(env["id"]).startswith("metarl/"):
+        return {}
+    options = {"physics": env["physics"], "horizon": env["horizon"], "observe_task": observe_task}
+    if env["task_range"] is not None:
+        options["task_range"] = tuple(env["task_range"])
+    if env["sparse"]:
+        options["sparse"] = True
+    return options
+
+
+def _name(env_id: str) -> str:
+    """An id without the package to import."""
+    return env_id.rpartition(":")[2]
+
+
+def _with_weights(module: nn.Module, params: Params) -> nn.Module:
+    """A copy that holds these parameters, on their device and of their type."""
+    like = next(iter(params.values()))
+    copied = copy.deepcopy(module).to(like.device, like.dtype)
+    copied.load_state_dict({name: p.detach() for name, p in params.items()})
+    return copied

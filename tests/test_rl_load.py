@@ -1,0 +1,331 @@
+"""Meta-policies out of a run directory: adapted as in evaluations, acting, saved."""
+
+import inspect
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from commands import refuse, succeed, train_small
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from walkers import Walker
+
+import metarl
+import metarl.rl
+import metarl_envs  # noqa: F401  # registers
+from metarl.errors import InputError
+from metarl.rl import MetaPolicy, Policy
+from metarl.rl import metapolicy as metapolicy_module
+from metarl.rl.distributions import Gaussian
+from metarl.runs import read_config
+from metarl_experiments.environments import make_sampler
+from metarl_experiments.evaluate import load as load_learner
+from metarl_experiments.rl import PolicyLearner
+
+TINY = ("--compile=off", "--threads=1", "--hidden", "6", "--episodes=3", "--meta-batch=2")
+TINY += ("--validation-tasks=2", "--env.horizon=9", "--evaluation-episodes=5", "--seed=3")
+NAVIGATION = "metarl/Navigation2D-v0"
+RUNS = {
+    "plain": ("navigation",),
+    "meta-sgd": ("navigation", "--learned-lr=element", "--inner-steps=2", "--lr-per-step"),
+    "head": ("navigation", "--adapted=head", "--inner-surrogate=dice", "--discount=0.8"),
+    "pretrained": ("navigation", "--inner-steps=0", "--evaluation-lr=0.7", "--meta-batch=3"),
+    "oracle": ("navigation", "--inner-steps=0", "--observe-task", "--env.task-range", "0.1", "0.2"),
+    "continuous": ("maml", "--env.id=my_package:MyTask-v0", "--inner-lr=0.4"),
+    "discrete": ("maml", "--env.id=my_package:MyChoice-v0", "--inner-lr=0.4"),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("runs")
+    for name, (experiment, *options) in RUNS.items():
+        given = {option.partition("=")[0] for option in options}
+        tiny = [option for option in TINY if option.partition("=")[0] not in given]
+        succeed("train", experiment, f"--out={top / name}", "--iterations=2", *tiny, *options)
+    return top
+
+
+def learner_of(run: Path) -> tuple[PolicyLearner, metarl.Params]:
+    loaded = load_learner(run)
+    assert isinstance(loaded.learner, PolicyLearner)
+    return loaded.learner, loaded.params
+
+
+def navigation(rows: int | None = None, **options: Any) -> Any:
+    options = {"horizon": 9, **options}
+    if rows is None:
+        return gymnasium.make(NAVIGATION, **options)
+    return gymnasium.make_vec(NAVIGATION, num_envs=rows, **options)
+
+
+def adapted_by_learner(run: Path, task: dict[str, Any], steps: int) -> metarl.Params:
+    """What the evaluation does to the same task with the same noise."""
+    learner, params = learner_of(run)
+    config = learner.config
+    sampler = make_sampler(
+        config.env, tasks=1, episodes=5, observe_task=config.observe_task, threads=1
+    )
+    path = learner.adapt(params, sampler, [task], steps, 11).path
+    return {name: p[0] for name, p in path[-1].items()}
+
+
+def distance(ours: metarl.Params, theirs: metarl.Params) -> float:
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[n] - p).detach().abs().max()) for n, p in theirs.items())
+
+
+@pytest.mark.parametrize("name", ["plain", "meta-sgd", "head", "pretrained", "oracle"])
+def test_adapts_as_the_evaluation_does(runs: Path, name: str) -> None:
+    task = {"goal": np.array([0.15, 0.12])}
+    metapolicy = metarl.rl.load(runs / name)
+    env = navigation(5, observe_task=name == "oracle")
+    for steps in (0, 1, 4):
+        policy = metapolicy.adapt(env, steps=steps, seed=11, task=task)
+        found = dict(policy.module.named_parameters())
+        theirs = adapted_by_learner(runs / name, task, steps)
+        assert distance(found, theirs) < 1e-6
+        assert len(policy.returns) == steps
+    mutants = [
+        replace(metapolicy, later_lr_factors=(1.0,)),
+        replace(metapolicy, inner_steps=9, later_lr_factors=(0.5,)),
+        replace(metapolicy, weighting=replace(metapolicy.weighting, discount=0.5)),
+        replace(metapolicy, episodes=4),
+        replace(metapolicy, horizon=8),
+    ]
+    for mutant in mutants:
+        policy = mutant.adapt(env, steps=4, seed=11, task=task)
+        assert distance(dict(policy.module.named_parameters()), theirs) > 1e-5
+    if name == "head":
+        every = replace(metapolicy, inner=replace(metapolicy.inner, adapted=None))
+        policy = every.adapt(env, steps=4, seed=11, task=task)
+        assert distance(dict(policy.module.named_parameters()), theirs) > 1e-5
+
+
+@pytest.mark.parametrize(("name", "discrete"), [("continuous", False), ("discrete", True)])
+def test_users_environments_adapt_as_in_evaluations(runs: Path, name: str, discrete: bool) -> None:
+    task = {"slope": 0.8}
+    env = Walker(discrete=discrete)
+    policy = metarl.rl.load(runs / name).adapt(env, steps=2, seed=11, task=task)
+    theirs = adapted_by_learner(runs / name, task, 2)
+    assert distance(dict(policy.module.named_parameters()), theirs) < 1e-6
+    assert env.task == task
+
+
+def same(one: Policy, other: Policy) -> bool:
+    pairs = zip(one.module.parameters(), other.module.parameters(), strict=True)
+    return all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
+
+
+def test_every_kind_of_environment_keeps_its_task(runs: Path) -> None:
+    metapolicy = metarl.rl.load(runs / "plain")
+    goal = {"goal": np.array([-0.2, 0.1])}
+    other = metapolicy.adapt(navigation(5), steps=2, seed=11, task={"goal": np.zeros(2) + 0.4})
+
+    vector = navigation(5)
+    vector.set_attr("task", [goal] * 5)
+    by_vector = metapolicy.adapt(vector, steps=2, seed=11)
+    assert all(np.array_equal(task["goal"], goal["goal"]) for task in vector.task)
+    assert not same(by_vector, other)
+
+    single = navigation()
+    single.unwrapped.task = goal
+    metadata = dict(type(single.unwrapped).metadata)
+    by_single = metapolicy.adapt(single, steps=2, seed=11)
+    assert np.array_equal(single.unwrapped.task["goal"], goal["goal"])
+    assert metadata == type(single.unwrapped).metadata
+    single.reset(seed=0)  # it is open still
+
+    rows = SyncVectorEnv([navigation] * 2, autoreset_mode=AutoresetMode.DISABLED)
+    rows.set_attr("task", [goal] * 2)
+    assert same(metapolicy.adapt(rows, steps=2, seed=11), by_single)
+    by_id = metapolicy.adapt(f"metarl_envs:{NAVIGATION}", steps=2, seed=11, task=goal)
+    assert same(by_id, by_single)
+    drawn = [metapolicy.adapt(NAVIGATION, seed=seed) for seed in (1, 1, 2)]
+    assert same(drawn[0], drawn[1])
+    assert not same(drawn[0], drawn[2])
+
+
+class NoTask(gymnasium.Env[Any, Any]):
+    """The world as it is: what is wanted shows in the reward alone."""
+
+    observation_space = Box(-1, 1, (2,), np.float32)
+    action_space = Box(-0.1, 0.1, (2,), np.float32)
+
+    def reset(self, **options: Any) -> Any:
+        super().reset(**options)
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        observation = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return observation, float(action.sum()), False, False, {}
+
+
+def test_environment_without_tasks_and_whose_time_the_run_limits(runs: Path) -> None:
+    metapolicy = metarl.rl.load(runs / "plain")
+    env = NoTask()
+    policy = metapolicy.adapt(env, episodes=20, steps=3, seed=0)
+    assert not hasattr(env, "task")
+    rewards = []
+    for one in (metapolicy.adapt(env, steps=0), policy):
+        rows = np.zeros((500, 2), np.float32)
+        rewards.append(one.predict(rows, deterministic=True)[0].sum(1).mean())
+    assert rewards[1] > rewards[0]
+
+
+def test_predict_is_that_of_stable_baselines(runs: Path) -> None:
+    policy = metarl.rl.load(runs / "plain").adapt(navigation(5), task={"goal": np.zeros(2)})
+    names = list(inspect.signature(policy.predict).parameters)
+    assert names == ["observation", "state", "episode_start", "deterministic"]
+    one, rows = np.array([0.1, 0.2], np.float32), np.full((7, 2), 0.1)
+    action, state = policy.predict(one)
+    assert policy.action_space.contains(action)
+    assert state is None
+    assert policy.predict(one, state=(1,))[1] == (1,)
+    actions, _ = policy.predict(rows)
+    assert actions.shape == (7, 2)
+    assert np.ptp(actions) > 0
+    best, _ = policy.predict(rows, deterministic=True)
+    distribution = policy.module(torch.as_tensor(rows, dtype=torch.float32))
+    assert isinstance(distribution, Gaussian)
+    expected = np.clip(0.1 * distribution.mean.detach().numpy(), -0.1, 0.1)
+    np.testing.assert_allclose(best, expected, atol=1e-7)
+    for wrong in (np.zeros(3), np.zeros((2, 2, 2)), np.float32(1)):
+        with pytest.raises(InputError, match="an observation of shape"):
+            policy.predict(wrong)
+
+
+def test_draws_follow_the_policy_and_the_seed(runs: Path) -> None:
+    metapolicy = metarl.rl.load(runs / "discrete")
+    env = Walker(discrete=True)
+    policies = [metapolicy.adapt(env, steps=0, seed=seed) for seed in (0, 0, 1)]
+    rows = np.full((4000, 2), 0.3)
+    drawn = [policy.predict(rows)[0] for policy in policies]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+    assert (drawn[0] != policies[0].predict(rows)[0]).any()
+    logits = policies[0].module(torch.full((1, 2), 0.3)).logits[0]
+    frequencies = np.bincount(drawn[0] + 1, minlength=3) / 4000  # actions are -1, 0, 1
+    np.testing.assert_allclose(frequencies, logits.softmax(-1).detach(), atol=0.03)
+    best, _ = policies[0].predict(rows[0], deterministic=True)
+    assert env.action_space.contains(best)
+    assert int(best) == int(logits.argmax()) - 1
+
+
+def test_saved_parameters_load_anywhere(runs: Path, tmp_path: Path) -> None:
+    metapolicy = metarl.rl.load(runs / "meta-sgd")
+    policy = metapolicy.adapt(navigation(5), task={"goal": np.zeros(2)})
+    policy.save(tmp_path / "policy.npz")
+    metapolicy.save(tmp_path / "theta.npz")
+    with np.load(tmp_path / "policy.npz") as file:
+        told = {name: torch.from_numpy(file[name]) for name in file.files}
+    fresh = metapolicy.module
+    assert not same(Policy(fresh, policy.observation_space, policy.action_space, seed=0), policy)
+    fresh.load_state_dict(told)
+    assert same(Policy(fresh, policy.observation_space, policy.action_space, seed=0), policy)
+    with np.load(tmp_path / "theta.npz") as file:
+        assert set(file.files) == set(metapolicy.theta)
+        assert "inner_lr.log_std" in file.files
+
+
+def test_export_command(runs: Path, tmp_path: Path, capfd: Any) -> None:
+    out = tmp_path / "theta.npz"
+    succeed("export", str(runs / "plain"), f"--out={out}")
+    theta = metarl.rl.load(runs / "plain").theta
+    with np.load(out) as file:
+        assert all(np.array_equal(file[name], p) for name, p in theta.items())
+    for more, naming in (
+        ([], "--out"),
+        ([f"--out={tmp_path / 'theta.pt'}"], ".safetensors"),
+        ([f"--out={tmp_path / 'no' / 'theta.npz'}"], "directory"),
+    ):
+        assert naming in refuse(capfd, 2, "export", str(runs / "plain"), *more)
+
+
+def test_safetensors(runs: Path, tmp_path: Path, capfd: Any) -> None:
+    torch_of = pytest.importorskip("safetensors.torch")
+    out = tmp_path / "theta.safetensors"
+    succeed("export", str(runs / "plain"), f"--out={out}")
+    found = torch_of.load_file(out)
+    theta = metarl.rl.load(runs / "plain").theta
+    assert found.keys() == theta.keys()
+    assert all(torch.equal(found[name], p) for name, p in theta.items())
+
+
+def test_without_safetensors(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    out = tmp_path / "theta.safetensors"
+    line = refuse(capfd, 2, "export", str(runs / "plain"), f"--out={out}")
+    assert "metarl-policies[safetensors]" in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"hidden": [7]}, {"hidden": None}, {"env": 3}, {"hidden": "x"}, {"activation": ""}]
+)
+def test_config_of_another_version(
+    runs: Path, changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(runs / "plain")
+    values = {**config["config"], **changed}
+    whole = {name: value for name, value in values.items() if value is not None}
+    for own in (whole, None):
+        told = {**config, "config": own} if own else {"experiment": "navigation"}
+        monkeypatch.setattr(metapolicy_module, "read_config", lambda run, told=told: told)
+        with pytest.raises(InputError, match="holds no policy of this version"):
+            metarl.rl.load(runs / "plain")
+
+
+def test_what_does_not_fit_is_named(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run"):
+        metarl.rl.load(tmp_path)
+    with pytest.raises(InputError, match=r"no policy .*sinusoid"):
+        metarl.rl.load(train_small(tmp_path / "sinusoid"))
+    metapolicy = metarl.rl.load(runs / "plain")
+    unset, mixed, resetting = navigation(2), navigation(2), SyncVectorEnv([NoTask] * 2)
+    mixed.set_attr("task", mixed.unwrapped.sample_tasks(2, np.random.default_rng(0)))
+    cases: list[tuple[Any, str]] = [
+        (Walker(discrete=True), "actions are vectors of 2"),
+        (gymnasium.make("CartPole-v1"), "another length than 4"),
+        (gymnasium.make("FrozenLake-v1"), "not a flat Box"),
+        (unset, "hold one task"),
+        (mixed, "hold one task"),
+        (resetting, "AutoresetMode.DISABLED"),
+        ("nowhere:Task-v0", "package:id"),
+        ("Nothing-v0", "package:id"),
+        (object(), "env is a object"),
+    ]
+    for env, said in cases:
+        with pytest.raises(InputError, match=said):
+            metapolicy.adapt(env)
+
+
+def test_without_the_environments_and_experiments(runs: Path) -> None:
+    code = (
+        "import sys, metarl.rl; "
+        f"policy = metarl.rl.load({str(runs / 'plain')!r}); "
+        "loaded = [m for m in sys.modules if m.startswith(('metarl_envs', 'metarl_experiments'))];"
+        "sys.exit(str(loaded))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[]"
+
+
+def test_of_ones_own() -> None:
+    """No run: module and settings by hand."""
+    module = metarl.rl.policies.CategoricalMLP(2, 3, hidden=(4,))
+    theta, _ = metarl.from_module(module)
+    metapolicy = MetaPolicy(theta, module, metarl.InnerLoop(0.5), horizon=9)
+    env = Walker(discrete=True)
+    env.task = {"slope": 1.0}
+    policy = metapolicy.adapt(env, steps=5, episodes=10)
+    assert isinstance(env.action_space, Discrete)
+    assert policy.returns[-1] > policy.returns[0]
