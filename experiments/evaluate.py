@@ -66,7 +66,7 @@ def load(path: Path, *, last: bool = False) -> Loaded:
         machine = replace(machine, device="cpu")
     torch.set_num_threads(machine.threads)
     learner: Learner = experiment.learner().build(config, machine)
-    params = learner.init(seed).params
+    params = learner.params(seed)
     try:
         put_params(params, record.snapshot.params)
     except InputError as error:

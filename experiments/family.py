@@ -60,8 +60,15 @@ class Learner(Protocol):
     criterion: str
     higher_is_better: bool
 
+    def params(self, seed: int) -> dict[str, Tensor]:
+        """Theta before the first iteration, learned step sizes among them; reads no data."""
+
     def init(self, seed: int) -> State:
-        """State before the first iteration; compiles nothing."""
+        """State before the first iteration; compiles nothing.
+
+        Raises:
+            metarl.errors.InputError: data that training needs is missing.
+        """
 
     def step(self, state: State, iteration: int) -> Metrics:
         """Iteration number ``iteration`` (from 0), in place.

@@ -31,6 +31,14 @@ def build(config: Config, machine: Machine) -> "ImagesLearner":
     return ImagesLearner(config, machine)
 
 
+def step_weights(config: Config, iteration: int) -> list[float] | None:
+    """Weights of the losses after step 1, ..., K; None where only the last counts."""
+    if iteration >= config.multi_step_until or config.steps == 1:
+        return None
+    earlier = (1 - iteration / config.multi_step_until) / config.steps
+    return [*[earlier] * (config.steps - 1), 1 - earlier * (config.steps - 1)]
+
+
 class ImagesLearner:
     """The `Learner` of few-shot images; see `metarl_experiments.family`."""
 
@@ -60,10 +68,9 @@ class ImagesLearner:
         net = build_net(self.config, metarl.torch_stream(seed, "initial-weights"))
         return net.to(device=self.machine.device, dtype=self.machine.torch_dtype)
 
-    def init(self, seed: int) -> State:
-        """Weights, perhaps learned step sizes, and Adam."""
+    def params(self, seed: int) -> metarl.Params:
+        """Weights, and perhaps learned step sizes."""
         config = self.config
-        self.source.check()
         params, _ = metarl.from_module(self.net(seed))
         if config.learned_lr != "no":
             moving = {name: p for name, p in params.items() if adapts(name)}
@@ -71,8 +78,13 @@ class ImagesLearner:
             params |= metarl.learned_rates(
                 moving, config.inner_lr, per=config.learned_lr, steps=steps
             )
-        fused = self.machine.device != "mps"
-        optimizer = torch.optim.Adam(params.values(), lr=config.lr, fused=fused)
+        return params
+
+    def init(self, seed: int) -> State:
+        """Theta, and Adam; looks whether the data set is there."""
+        self.source.check()
+        params, fused = self.params(seed), self.machine.device != "mps"
+        optimizer = torch.optim.Adam(params.values(), lr=self.config.lr, fused=fused)
         return State(params, optimizer, {"seed": seed})
 
     def train_tasks(self, seed: int, iteration: int) -> Tasks:
@@ -84,16 +96,20 @@ class ImagesLearner:
         reference = tasks.support if mode == "support" else None
         return at_step(tasks.query, step, reference=reference)
 
-    def meta_loss(self, params: metarl.Params, tasks: Tasks) -> Any:
+    def meta_loss(self, params: metarl.Params, tasks: Tasks, iteration: int) -> Any:
         """Mean over tasks of loss and accuracy after adaptation, the loss with its gradient."""
         config = self.config
+        weights = step_weights(config, iteration)
+        steps = range(1, config.steps + 1) if weights else (config.steps,)
+        first_order = config.first_order or iteration < config.first_order_until
         return metarl.meta_loss(
             self.loss,
             self.loss,
             params,
             repeat_support(tasks.support, config.steps),
-            self._query(tasks, config.steps, config.batch_norm),
-            self.inner,
+            [self._query(tasks, k, config.batch_norm) for k in steps],
+            replace(self.inner, first_order=first_order),
+            step_weights=weights,
             mapping=self.machine.mapping + ("+compile" if self.machine.compiled else ""),
         )
 
@@ -106,7 +122,7 @@ class ImagesLearner:
         if (iteration + 1) % config.log_every == 0:
             before = self.curves(state.params, tasks, 1, config.batch_norm)
             metrics["accuracy_before"] = float(before.accuracy[0].mean())
-        result = self.meta_loss(state.params, tasks)
+        result = self.meta_loss(state.params, tasks, iteration)
         torch.autograd.backward(result.loss)
         gradients = [p.grad for p in state.params.values() if p.grad is not None]
         metrics["loss_after"] = float(result.loss.detach())
@@ -115,7 +131,7 @@ class ImagesLearner:
         # An infinite parameter may switch its units off, and the loss looks well.
         largest = float(torch.nn.utils.get_total_norm(list(state.params.values()), math.inf))
         if not math.isfinite(metrics["loss_after"] + metrics["gradient_norm"] + largest):
-            self._raise_non_finite(state, tasks)
+            self._raise_non_finite(state, tasks, iteration)
         if config.clip is not None:
             torch.nn.utils.clip_grad_value_(state.params.values(), config.clip)
         if config.lr_decay == "cosine":
@@ -125,7 +141,7 @@ class ImagesLearner:
         state.optimizer.zero_grad()
         return metrics
 
-    def _raise_non_finite(self, state: State, tasks: Tasks) -> None:
+    def _raise_non_finite(self, state: State, tasks: Tasks, iteration: int) -> None:
         params, steps = state.params, self.config.steps
         model, inner = self._extended(params, steps)
         supports = repeat_support(tasks.support, steps)
@@ -134,7 +150,7 @@ class ImagesLearner:
         def gradient(task: int) -> tuple[Tensor, ...]:
             one = slice(task, task + 1)
             loss = self.meta_loss(
-                params, Tasks(*(Episode(e.images[one], e.labels[one]) for e in tasks))
+                params, Tasks(*(Episode(e.images[one], e.labels[one]) for e in tasks)), iteration
             ).loss
             return torch.autograd.grad(loss, [*params.values()])
 

@@ -84,8 +84,8 @@ class PolicyLearner:
         policy = make_policy(self.config, self.sampler(*self.rows), generator)
         return policy.to(device=self.machine.device, dtype=self.machine.torch_dtype)
 
-    def init(self, seed: int) -> State:
-        """Weights, perhaps learned step sizes, and Adam where it is the meta-optimiser."""
+    def params(self, seed: int) -> metarl.Params:
+        """Weights, and perhaps learned step sizes."""
         config = self.config
         params, _ = metarl.from_module(self._policy(seed))
         if config.learned_lr != "no":
@@ -96,9 +96,14 @@ class PolicyLearner:
                 per=config.learned_lr,
                 steps=config.inner_steps if config.lr_per_step else None,
             )
-        if config.update == "trpo":
+        return params
+
+    def init(self, seed: int) -> State:
+        """Theta, and Adam where it is the meta-optimiser."""
+        params = self.params(seed)
+        if self.config.update == "trpo":
             return State(params, None, {"seed": seed})
-        optimizer = torch.optim.Adam(params.values(), lr=config.lr)
+        optimizer = torch.optim.Adam(params.values(), lr=self.config.lr)
         return State(params, optimizer, {"seed": seed, "penalty": 5e-4})
 
     def step(self, state: State, iteration: int) -> Metrics:

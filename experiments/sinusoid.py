@@ -68,8 +68,8 @@ class SinusoidLearner:
         net = MLP(sizes, init=self.config.init_std, generator=generator)
         return net.to(device=self.machine.device, dtype=self.machine.torch_dtype)
 
-    def init(self, seed: int) -> State:
-        """Weights, perhaps learned step sizes, and Adam."""
+    def params(self, seed: int) -> metarl.Params:
+        """Weights, and perhaps learned step sizes."""
         config = self.config
         params, _ = metarl.from_module(self._net(seed))
         if config.learned_lr != "no":
@@ -77,8 +77,12 @@ class SinusoidLearner:
             params |= metarl.learned_rates(
                 params, config.inner_lr, per=config.learned_lr, steps=steps
             )
-        fused = self.machine.device != "mps"
-        optimizer = torch.optim.Adam(params.values(), lr=config.lr, fused=fused)
+        return params
+
+    def init(self, seed: int) -> State:
+        """Theta, and Adam."""
+        params, fused = self.params(seed), self.machine.device != "mps"
+        optimizer = torch.optim.Adam(params.values(), lr=self.config.lr, fused=fused)
         return State(params, optimizer, {"seed": seed})
 
     def episodes(self, tasks: Sinusoids, shots: int, query: int, rng: Rng) -> Episodes:

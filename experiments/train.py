@@ -29,6 +29,8 @@ class Plan:
         validate_every: iterations between validations; the last iteration is validated too.
         checkpoint_seconds: time between checkpoints.
         minutes: time after which it ends early; None for no limit.
+        patience: iterations without a better validation after which it ends early; None for no
+            limit.
     """
 
     iterations: int
@@ -36,6 +38,7 @@ class Plan:
     validate_every: int
     checkpoint_seconds: float = 30.0
     minutes: float | None = None
+    patience: int | None = None
 
 
 class Outcome(NamedTuple):
@@ -121,7 +124,7 @@ def _iterate(
     deadline = math.inf if plan.minutes is None else began + 60 * plan.minutes
     next_save = began + plan.checkpoint_seconds
     validating = 0.0
-    over = loop.iteration >= plan.iterations
+    over = loop.iteration >= plan.iterations or _stale(run, loop, plan)
     while not over:
         loop.window.append(_floats(learner.step(state, loop.iteration)))
         loop.iteration += 1
@@ -140,6 +143,7 @@ def _iterate(
             if validates:
                 _keep_best(learner, run, _snapshot(state, loop), metrics, reporter, stop)
                 validating += time.monotonic() - now
+                over = over or _stale(run, loop, plan)
             recorded = time.monotonic()
         if now >= next_save and not over:
             _saved(run, _snapshot(state, loop), reporter, stop)
@@ -148,6 +152,15 @@ def _iterate(
     elapsed = time.monotonic() - began
     if validating > max(0.1 * elapsed, 10.0):
         reporter.say(f"validation took {validating / elapsed:.0%} of the time; validate less often")
+
+
+def _stale(run: Run, loop: _Loop, plan: Plan) -> bool:
+    """Whether validation has not improved for longer than the plan has patience."""
+    if plan.patience is None or run.best is None:
+        return False
+    # Asked again when a run is resumed between validations.
+    validated = loop.iteration - loop.iteration % plan.validate_every
+    return validated - run.best.iteration >= plan.patience
 
 
 def _floats(metrics: Metrics) -> dict[str, float]:

@@ -14,7 +14,7 @@ from metarl.images import sample_episodes
 from metarl_experiments.bench.omniglot import as_kernel, gradient, loop_gradient
 from metarl_experiments.configs.images import Config, EvaluateOptions
 from metarl_experiments.image_tasks import Tasks
-from metarl_experiments.images import ImagesLearner, build
+from metarl_experiments.images import ImagesLearner, build, step_weights
 from metarl_experiments.machine import Machine, resolve
 
 SMALL = Config(net="dense", meta_batch=3, validation_tasks=4, log_every=2, inner_lr=0.5)
@@ -106,6 +106,40 @@ def test_learned_rates_and_per_step_norms(per: str, monkeypatch: pytest.MonkeyPa
     assert np.isfinite(learner.evaluate(state.params, OPTIONS).per_task).all()
 
 
+def test_second_derivatives_come_in_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    annealed = learner_of(replace(SMALL, first_order_until=2), monkeypatch)
+    tasks = annealed.train_tasks(0, 0)
+    params = annealed.init(0).params
+
+    def gradient_of(learner: ImagesLearner, iteration: int) -> list[torch.Tensor]:
+        loss = learner.meta_loss(params, tasks, iteration).loss
+        return list(torch.autograd.grad(loss, list(params.values())))
+
+    exact = gradient_of(learner_of(SMALL, monkeypatch), 0)
+    first = gradient_of(learner_of(replace(SMALL, first_order=True), monkeypatch), 0)
+    assert not all(map(torch.equal, exact, first))
+    for iteration in range(4):
+        truth = first if iteration < 2 else exact
+        assert all(map(torch.equal, gradient_of(annealed, iteration), truth))
+
+
+def test_multi_step_weights_move_to_the_last_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(SMALL, inner_steps=4, multi_step_until=10)
+    assert step_weights(config, 0) == [0.25] * 4
+    assert step_weights(config, 5) == [0.125] * 3 + [0.625]
+    assert step_weights(config, 10) is None
+    assert step_weights(replace(config, inner_steps=1), 0) is None
+    learner = learner_of(config, monkeypatch)
+    params, tasks = learner.init(0).params, learner.train_tasks(0, 0)
+    curve = learner.curves(params, tasks, 4, "transductive").loss.mean(1)
+    found = float(learner.meta_loss(params, tasks, 5).loss.detach())
+    truth = float(curve[1:] @ torch.tensor([0.125, 0.125, 0.125, 0.625]))
+    assert found == pytest.approx(truth, rel=1e-5)
+    # Mutants: equal weights, and the last loss alone.
+    assert found != pytest.approx(float(curve[1:].mean()), rel=1e-3)
+    assert found != pytest.approx(float(curve[-1]), rel=1e-3)
+
+
 def test_non_finite_is_caught_before_theta_is_spoilt(learner: ImagesLearner) -> None:
     state = learner.init(0)
     state.params["head.bias"].data[0] = float("nan")
@@ -123,7 +157,9 @@ def test_bad_choices_are_input_errors(tmp_path: Path, monkeypatch: pytest.Monkey
     for config in (SMALL, replace(SMALL, dataset="mini-imagenet")):
         with pytest.raises(InputError, match="--data DIR"):
             build(config, MACHINE).init(0)
-    with pytest.raises(InputError, match="metarl download"):
+    # What needs no data works without: report and evaluation find out by themselves.
+    assert build(SMALL, MACHINE).params(0)
+    with pytest.raises(InputError, match="metarl download omniglot"):
         build(replace(SMALL, data=str(tmp_path)), MACHINE).init(0)
 
 

@@ -72,6 +72,36 @@ def test_record_is_the_mean_since_the_one_before(tmp_path: Path) -> None:
     assert found == pytest.approx(np.mean(losses[10:]), rel=1e-12)
 
 
+class Plateau(Toy):
+    """Validates best at iteration 10, and never as well again."""
+
+    def validate(self, state: State) -> Metrics:
+        self.calls.append("validate")
+        steps = sum(call.startswith("step") for call in self.calls)
+        return {"loss_after": 1.0 if steps == 10 else 2.0}
+
+
+def test_patience_ends_a_run_that_validates_no_better(tmp_path: Path) -> None:
+    plan = replace(PLAN, iterations=100, validate_every=5, patience=20)
+    outcome, _ = go(tmp_path / "run", Plateau(), plan)
+    assert outcome == Outcome(30, None)
+    # Resuming does not train on.
+    outcome, _ = go(tmp_path / "run", Plateau(), plan, resume=True)
+    assert outcome == Outcome(30, None)
+    # Patience of one validation more, and none at all.
+    assert go(tmp_path / "more", Plateau(), replace(plan, patience=21))[0].iteration == 35
+    assert go(tmp_path / "none", Plateau(), replace(plan, patience=None))[0].iteration == 100
+
+
+def test_patience_between_validations_waits_for_the_next(tmp_path: Path) -> None:
+    plan = replace(PLAN, iterations=27, validate_every=10, patience=12)
+    learner = Plateau()
+    go(tmp_path / "run", learner, plan)
+    # At 27 the best is 17 iterations old; an uninterrupted run would look at 30.
+    outcome, _ = go(tmp_path / "run", learner, replace(plan, iterations=100), resume=True)
+    assert outcome == Outcome(30, None)
+
+
 def test_iteration_0_is_saved_before_the_first_step(tmp_path: Path) -> None:
     seen = []
 

@@ -119,6 +119,7 @@ def _train(
         config.validate_every,
         options.checkpoint_seconds,
         options.minutes,
+        config.patience,
     )
     progress = reporter(name, learner.shown, start=done, end=plan.iterations, minutes=plan.minutes)
     try:

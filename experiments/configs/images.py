@@ -11,6 +11,7 @@ THREADS = 64
 LONG_RUN = 1_000
 
 Count = Annotated[int, Range(1, 10**9)]
+Until = Annotated[int, Range(0, 10**9)]
 Few = Annotated[int, Range(1, 1_000)]
 Rate = Annotated[float, Range(0, 100)]
 
@@ -34,6 +35,9 @@ class Config:
         learned_lr: whether step sizes are learned: no, one per tensor, one per element.
         lr_per_step: separate learned step sizes for each inner step (LSLR).
         first_order: drop second derivatives (FOMAML).
+        first_order_until: iteration before which second derivatives are dropped (MAML++).
+        multi_step_until: iteration before which the losses after the earlier inner steps count as
+            well, as much as the last at first, then ever less (MAML++).
         batch_norm: whose moments normalise the query: its own (transductive) or the support's.
         norm_per_step: one scale and shift of each batch norm for every inner step (MAML++).
         rotate: turn each class of an Omniglot task by a random multiple of 90 degrees.
@@ -44,6 +48,7 @@ class Config:
             the last of them serves all further steps.
         log_every: iterations in a metrics record.
         validate_every: iterations between validations.
+        patience: stop when validation has not improved for so many iterations; by default never.
         validation_tasks: fixed tasks of each validation.
     """
 
@@ -60,6 +65,8 @@ class Config:
     learned_lr: Literal["no", "tensor", "element"] = "no"
     lr_per_step: bool = False
     first_order: bool = False
+    first_order_until: Until = 0
+    multi_step_until: Until = 0
     batch_norm: Literal["transductive", "support"] = "transductive"
     norm_per_step: bool = False
     rotate: bool = True
@@ -69,6 +76,7 @@ class Config:
     later_lr_factors: tuple[Rate, ...] = (1.0,)
     log_every: Count = 100
     validate_every: Count = 1_000
+    patience: Count | None = None
     validation_tasks: Few = 200
 
     def check_sizes(self) -> None:

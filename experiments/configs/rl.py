@@ -81,6 +81,7 @@ class Config:
         evaluation_episodes: per task before each step of the evaluation; episodes by default.
         log_every: iterations in a metrics record.
         validate_every: iterations between validations.
+        patience: stop when validation has not improved for so many iterations; by default never.
         validation_tasks: fixed tasks of each validation.
     """
 
@@ -118,6 +119,7 @@ class Config:
     evaluation_episodes: Size | None = None
     log_every: Count = 1
     validate_every: Count = 25
+    patience: Count | None = None
     validation_tasks: Size = 40
 
     def check_sizes(self) -> None:

@@ -38,6 +38,7 @@ class Config:
         observe_task: give the model amplitude and phase as inputs (the oracle).
         log_every: iterations in a metrics record.
         validate_every: iterations between validations.
+        patience: stop when validation has not improved for so many iterations; by default never.
         validation_tasks: fixed tasks of each validation.
         validation_shots: points a validation task adapts on.
     """
@@ -59,6 +60,7 @@ class Config:
     observe_task: bool = False
     log_every: Count = 100
     validate_every: Count = 5_000
+    patience: Count | None = None
     validation_tasks: Points = 600
     validation_shots: Points = 5
 

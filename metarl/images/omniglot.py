@@ -38,7 +38,9 @@ def omniglot_sources(root: Path | str | None = None) -> list[Path]:
     """
     given = root if root is not None else os.environ.get("METARL_DATA")
     if not given:
-        raise InputError("no data root: give --data DIR or set METARL_DATA (see metarl download)")
+        raise InputError(
+            "no data root: give --data DIR or set METARL_DATA; `metarl download omniglot` fills it"
+        )
     folder = Path(given) / "omniglot"
     sources = []
     for part in PARTS:
