@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 LINKS := $(VENV)/links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-oldest lint results
+.PHONY: help setup train test test-slow test-oldest lint docs results
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +62,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=$(LINKS) $(BIN)/mypy
+
+## make docs         build the documentation into site/, warnings are errors
+docs: setup
+	METARL_LINKS=$(LINKS) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 ## make results      re-evaluate every shipped run, compare with the README and docs
 results: setup
