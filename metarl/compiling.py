@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from .products import use_onednn
+
 _PROBE = "#include <Python.h>\n#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n"
 
 
@@ -64,7 +66,7 @@ def compile_chunks(
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         rest = tuple(_TENSOR if isinstance(x, Tensor) else x for x in leaves)
         kinds = tuple((x.shape, x.dtype, x.device) for x in tensors)
-        key = (str(spec), rest, kinds, torch.get_num_threads())
+        key = (str(spec), rest, kinds, torch.get_num_threads(), torch.is_grad_enabled())
         if key not in programs:
             programs[key] = _traced(run, tensors, rest, spec)
         program, out_spec = programs[key]
@@ -94,4 +96,6 @@ def _traced(
         return out
 
     graph = make_fx(flat)(*tensors)
+    if not torch.is_grad_enabled():
+        use_onednn(graph)
     return torch.compile(graph, fullgraph=True, dynamic=False), out_spec[0]

@@ -1,0 +1,82 @@
+"""Matrix products of compiled programs, by the library that is fastest on this machine.
+
+torch multiplies float32 matrices on CPUs by MKL, which leaves AVX-512 unused on some makers'
+processors; oneDNN, also part of torch, uses it wherever it is there.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+# Multiply-adds from which on oneDNN's preparations are repaid.
+_LARGE = 1_000_000
+
+_library = torch.library.Library("metarl", "DEF")  # type: ignore[no-untyped-call]
+_library.define("mm(Tensor a, Tensor b) -> Tensor")  # type: ignore[no-untyped-call]
+_library.define("addmm(Tensor c, Tensor a, Tensor b) -> Tensor")  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def onednn_present() -> bool:
+    """Whether torch has oneDNN's products here, and they are the faster ones."""
+    return (
+        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    )
+
+
+def use_onednn(graph: GraphModule) -> None:
+    """Replace the large products of a traced graph, which is not to be differentiated further."""
+    if not onednn_present():
+        return
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.mm.default and _large(*_values(node)):
+            node.target = torch.ops.metarl.mm.default
+        if node.target is torch.ops.aten.addmm.default and not node.kwargs:
+            c, a, b = _values(node)
+            if c.shape == b.shape[1:] and _large(a, b):
+                node.target = torch.ops.metarl.addmm.default
+    graph.recompile()
+
+
+def _values(node: torch.fx.Node) -> list[Tensor]:
+    return [x.meta["val"] for x in node.args if isinstance(x, torch.fx.Node)]
+
+
+def _large(a: Tensor, b: Tensor) -> bool:
+    on_cpu = a.device.type == "cpu" and a.dtype is b.dtype is torch.float32
+    return on_cpu and a.shape[0] * b.numel() >= _LARGE
+
+
+def _transposed(a: Tensor, b: Tensor) -> bool:
+    # oneDNN crawls where a weight's gradient has few columns; its transpose has few rows.
+    return a.stride(0) == 1 and b.shape[1] < a.shape[0]
+
+
+def _linear(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), c, "none", [], "")
+    return product
+
+
+@torch.library.impl(_library, "mm", "CPU")
+def _mm(a: Tensor, b: Tensor) -> Tensor:
+    return _linear(b.t(), a.t()).t() if _transposed(a, b) else _linear(a, b)
+
+
+@torch.library.impl(_library, "addmm", "CPU")
+def _addmm(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return _linear(a, b, c)
+
+
+@torch.library.register_fake("metarl::mm")  # type: ignore[untyped-decorator]
+def _mm_shape(a: Tensor, b: Tensor) -> Tensor:
+    shape = a.shape[0], b.shape[1]
+    return a.new_empty(shape[::-1]).t() if _transposed(a, b) else a.new_empty(shape)
+
+
+@torch.library.register_fake("metarl::addmm")  # type: ignore[untyped-decorator]
+def _addmm_shape(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])

@@ -1,0 +1,83 @@
+"""Matrix products of compiled programs: the same numbers by another library."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from metarl import products
+from metarl.compiling import compile_chunks, compiler_present
+
+pytestmark = pytest.mark.skipif(not products.onednn_present(), reason="no oneDNN with AVX-512")
+
+ROWS, WIDTH = 512, 64
+
+
+def replaced(graph: GraphModule) -> int:
+    targets = (torch.ops.metarl.mm.default, torch.ops.metarl.addmm.default)
+    return sum(node.target in targets for node in graph.graph.nodes)
+
+
+def matrices(columns: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Pairs to multiply, laid out as in a layer and in its slopes."""
+    generator = torch.Generator().manual_seed(0)
+    x, w, d = (
+        torch.randn(shape, generator=generator)
+        for shape in ((ROWS, WIDTH), (columns, WIDTH), (ROWS, columns))
+    )
+    return {"output": (x, w.t()), "input": (d, w), "weight": (d.t(), x), "transposed": (x.t(), d)}
+
+
+@pytest.mark.parametrize("layout", ["output", "input", "weight", "transposed"])
+@pytest.mark.parametrize("columns", [32, 100])
+def test_products_are_those_of_torch(layout: str, columns: int) -> None:
+    a, b = matrices(columns)[layout]
+    graph = make_fx(torch.mm)(a, b)
+    products.use_onednn(graph)
+    assert replaced(graph) == 1
+    exact = (a.double() @ b.double()).float()
+    for result in (graph(a, b), torch.ops.metarl.mm.default(a.contiguous(), b.contiguous())):
+        torch.testing.assert_close(result, exact, rtol=1e-5, atol=1e-4)
+    shape = torch.library.opcheck(torch.ops.metarl.mm.default, (a, b), test_utils="test_faketensor")
+    assert set(shape.values()) == {"SUCCESS"}
+
+
+def test_a_bias_is_added() -> None:
+    x, w = matrices(48)["output"]
+    bias = torch.arange(48.0)
+    graph = make_fx(torch.addmm)(bias, x, w)
+    products.use_onednn(graph)
+    assert replaced(graph) == 1
+    torch.testing.assert_close(graph(bias, x, w), torch.addmm(bias, x, w), rtol=1e-5, atol=1e-4)
+
+
+def test_other_products_stay() -> None:
+    a, b = matrices(48)["output"]
+    few = make_fx(torch.mm)(a[:8], b)
+    double = make_fx(torch.mm)(a.double(), b.double())
+    full = make_fx(torch.addmm)(torch.ones(ROWS, 48), a, b)
+    scaled = make_fx(lambda c, a, b: torch.addmm(c, a, b, beta=2.0))(torch.ones(48), a, b)
+    for graph in (few, double, full, scaled):
+        products.use_onednn(graph)
+        assert replaced(graph) == 0
+
+
+@pytest.mark.skipif(not compiler_present(), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
+def test_compiled_programs_use_them_and_still_have_gradients() -> None:
+    x, w = matrices(48)["output"]
+
+    def run(shared: Tensor, data: Tensor) -> Tensor:
+        return (data @ shared).relu()
+
+    compiled = compile_chunks(run)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(w, x), run(w, x), rtol=1e-5, atol=1e-4)
+    leaf = w.detach().clone().requires_grad_()
+    compiled(leaf, x).sum().backward()
+    truth = w.detach().clone().requires_grad_()
+    run(truth, x).sum().backward()
+    assert leaf.grad is not None
+    assert truth.grad is not None
+    torch.testing.assert_close(leaf.grad, truth.grad, rtol=1e-4, atol=1e-3)
