@@ -1,8 +1,10 @@
 """The command `metarl`: finds the subcommand before anything heavy is imported."""
 
+import contextlib
 import difflib
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -60,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "`metarl --help` lists them"
         return _say(f"metarl: there is no command {command!r}; {hint}", 2)
+    _find_users_modules()
     return guarded(command, lambda: _run(command, rest))
 
 
@@ -92,6 +95,17 @@ def guarded(command: str, run: Callable[[], int]) -> int:
     return status
 
 
+def _find_users_modules() -> None:
+    """Let ``--env.id module:Id`` name a module of the working directory, as ``python -m`` does.
+
+    It comes last, so that nothing in it hides what is installed.
+    """
+    with contextlib.suppress(FileNotFoundError):  # the directory has been removed
+        here = os.getcwd()
+        if here not in sys.path:
+            sys.path.append(here)
+
+
 def _run(command: str, argv: Sequence[str]) -> int:
     module = importlib.import_module(f".commands.{command}", __package__)
     status: int = module.run(argv)
@@ -99,7 +113,9 @@ def _run(command: str, argv: Sequence[str]) -> int:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    # Gymnasium's come coloured, with a heading of their own.
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(message)).removeprefix("WARN: ")
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _interrupt(signum: int, _frame: FrameType | None) -> None:

@@ -1,6 +1,7 @@
 """The wheel, the lock and setup.cfg."""
 
 import configparser
+import functools
 import os
 import re
 import shutil
@@ -16,8 +17,8 @@ LOCK = (TOP / "requirements.lock").read_text()
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """What a wheel built from a copy of the sources holds."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the sources."""
     source = tmp_path_factory.mktemp("source")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(TOP / name, source)
@@ -30,7 +31,13 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
     command += ["--no-build-isolation", "--disable-pip-version-check", "-w", "dist", "."]
     subprocess.run(command, cwd=source, check=True, capture_output=True)
-    (wheel,) = (source / "dist").glob("metarl_policies-*.whl")
+    (built,) = (source / "dist").glob("metarl_policies-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> set[str]:
+    """What the wheel holds."""
     return set(zipfile.ZipFile(wheel).namelist())
 
 
@@ -57,6 +64,35 @@ def test_wheel_holds_presets_and_the_papers_numbers_but_no_results(names: set[st
     )
     assert data | sources("metarl", "metarl", "*.json") <= names
     assert not [name for name in names if "/results/" in name]
+
+
+def test_wheel_beside_a_folder_with_packages_of_the_same_names(wheel: Path, tmp_path: Path) -> None:
+    """Users have folders called `envs` and `experiments`; neither is ours, nor ours theirs."""
+    site, home = tmp_path / "site", tmp_path / "home"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    command += ["--disable-pip-version-check", "--target", str(site), str(wheel)]
+    subprocess.run(command, check=True, capture_output=True)
+    for name in ("envs", "experiments"):
+        (home / name).mkdir(parents=True)
+        (home / name / "__init__.py").write_text("MINE = True")
+    (home / "script.py").write_text(
+        "import envs, experiments, gymnasium, metarl.rl, metarl_envs, metarl_experiments\n"
+        "assert envs.MINE and experiments.MINE\n"
+        f"assert metarl.__file__.startswith({str(site)!r}), metarl.__file__\n"
+        "for name in ('metarl', 'metarl_envs', 'metarl_experiments'):\n"
+        "    assert not hasattr(__import__(name), 'MINE')\n"
+        "env = gymnasium.make('metarl_envs:metarl/Navigation2D-v0', horizon=3)\n"
+        "env.reset(seed=0)\n"
+        "print(env.step(env.action_space.sample())[1] < 0)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    run = functools.partial(
+        subprocess.run, cwd=home, env=environment, capture_output=True, text=True, check=False
+    )
+    done = run([sys.executable, "script.py"])
+    assert done.stdout == "True\n", done.stderr
+    done = run([sys.executable, "-m", "metarl_experiments", "list"])
+    assert "cheetah-velocity" in done.stdout, done.stderr
 
 
 def test_lock_is_exact_and_plain() -> None:
