@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from .products import use_onednn
+from .products import SMALL_PRODUCTS, use_onednn
 
 _PROBE = "#include <Python.h>\n#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n"
 
@@ -62,40 +62,56 @@ def compile_chunks(
     programs: dict[Any, tuple[Callable[..., Any], TreeSpec]] = {}
 
     def compiled(shared: Any, data: Any) -> Any:
-        leaves, spec = tree_flatten((shared, data))
-        tensors = [x for x in leaves if isinstance(x, Tensor)]
-        rest = tuple(_TENSOR if isinstance(x, Tensor) else x for x in leaves)
-        kinds = tuple((x.shape, x.dtype, x.device) for x in tensors)
-        key = (str(spec), rest, kinds, torch.get_num_threads(), torch.is_grad_enabled())
+        tensors: list[Tensor] = []
+        form: list[Any] = [torch.get_num_threads(), torch.is_grad_enabled()]
+        _take_apart((shared, data), tensors, form)
+        key = tuple(form)
         if key not in programs:
-            programs[key] = _traced(run, tensors, rest, spec)
+            programs[key] = _traced(run, (shared, data), tensors)
         program, out_spec = programs[key]
         return tree_unflatten(program(*tensors), out_spec)
 
     return compiled, set()
 
 
-_TENSOR = object()
+def _take_apart(tree: Any, tensors: list[Tensor], form: list[Any]) -> None:
+    """Append the tensors, and all that a program is compiled for. Called in every iteration."""
+    if isinstance(tree, Tensor):
+        tensors.append(tree)
+        form.append((tree.shape, tree.dtype, tree.device, tree.requires_grad))
+    elif isinstance(tree, dict):
+        form.append((dict, *tree))
+        for x in tree.values():
+            _take_apart(x, tensors, form)
+    elif isinstance(tree, tuple | list):
+        form.append((type(tree), len(tree)))
+        for x in tree:
+            _take_apart(x, tensors, form)
+    else:
+        form.append((type(tree), tree))
 
 
 def _traced(
-    run: Callable[[Any, Any], Any], tensors: list[Tensor], rest: tuple[Any, ...], spec: TreeSpec
+    run: Callable[[Any, Any], Any], inputs: Any, tensors: list[Tensor]
 ) -> tuple[Callable[..., Any], TreeSpec]:
     """Record the tensor operations of one call, derivatives and all, and compile the record.
 
     The compiler's own tracer cannot differentiate an ``autograd.Function`` inside ``torch.func``
-    transforms; a record of what really ran has no such limits.
+    transforms; a record of what really ran has no such limits, nor guards to pass at each call.
     """
+    leaves, spec = tree_flatten(inputs)
     out_spec: list[TreeSpec] = []
 
     def flat(*tensors: Tensor) -> list[Any]:
         given = iter(tensors)
-        leaves = [next(given) if x is _TENSOR else x for x in rest]
-        out, found = tree_flatten(run(*tree_unflatten(leaves, spec)))
+        filled = [next(given) if isinstance(x, Tensor) else x for x in leaves]
+        out, found = tree_flatten(run(*tree_unflatten(filled, spec)))
         out_spec.append(found)
         return out
 
-    graph = make_fx(flat)(*tensors)
+    from torch._inductor import compile as compile_graph  # takes a second, and not all compile
+
+    graph = make_fx(flat, decomposition_table=SMALL_PRODUCTS)(*tensors)
     if not torch.is_grad_enabled():
         use_onednn(graph)
-    return torch.compile(graph, fullgraph=True, dynamic=False), out_spec[0]
+    return compile_graph(graph, [*tensors]), out_spec[0]
