@@ -18,6 +18,7 @@ from .plots.curves import Curve
 from .plots.page import page
 from .plots.style import Figure
 from .results import ROOT, is_shipped
+from .view import show_curve
 
 
 def report(paths: Sequence[Path], out: Path) -> Path:
@@ -76,6 +77,7 @@ def evaluation_of(loaded: Loaded) -> dict[str, Any]:
     result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
     if not is_shipped(loaded.record.path):
         write_json(loaded.record.path / EVALUATION, result)
+        show_curve(loaded.record.path, result)
     return result
 
 

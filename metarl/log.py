@@ -9,10 +9,12 @@ import json
 import math
 import numbers
 import os
+import struct
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metarl.errors import RunWarning
 
@@ -28,8 +30,20 @@ def _number(value: Any) -> float | int | bool | None:
     return value if math.isfinite(value) else None
 
 
+class Settings(NamedTuple):
+    """What a run was made with, to compare runs by.
+
+    Attributes:
+        values: name -> number, bool or text.
+        metrics: tags of the record to compare by.
+    """
+
+    values: Mapping[str, float | bool | str]
+    metrics: tuple[str, ...]
+
+
 class TensorBoard:
-    """Scalars as a TensorBoard event file in the run directory; any trouble only ends the view.
+    """A TensorBoard event file: scalars, what a run was made with, pictures.
 
     Args:
         directory: where the event file goes.
@@ -48,9 +62,32 @@ class TensorBoard:
             self._writer.add_event(Event(step=purge_step, session_log=start))
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Add one point to each tag."""
-        values = [self._summary.Value(tag=t, simple_value=v) for t, v in metrics.items()]
-        self._writer.add_event(self._event(step=iteration, summary=self._summary(value=values)))
+        """Add one point to each tag: ``seconds.sample`` is ``seconds/sample`` here."""
+        values = [
+            self._summary.Value(tag=tag.replace(".", "/"), simple_value=value)
+            for tag, value in metrics.items()
+        ]
+        self._add(iteration, self._summary(value=values))
+
+    def write_settings(self, settings: Settings) -> None:
+        """Fill the run's line in the tab of hyperparameters."""
+        from torch.utils.tensorboard.summary import hparams
+
+        metrics = {tag.replace(".", "/"): 0.0 for tag in settings.metrics}  # only their names count
+        experiment, start, _ = hparams(dict(settings.values), metrics)  # type: ignore[no-untyped-call]
+        self._add(0, experiment)
+        self._add(0, start)
+
+    def write_picture(self, iteration: int, tag: str, png: bytes) -> None:
+        """Show a PNG."""
+        width, height = struct.unpack(">II", png[16:24])
+        image = self._summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=png
+        )
+        self._add(iteration, self._summary(value=[self._summary.Value(tag=tag, image=image)]))
+
+    def _add(self, step: int, summary: Any) -> None:
+        self._writer.add_event(self._event(step=step, wall_time=time.time(), summary=summary))
 
     def close(self) -> None:
         """Write out what is queued."""
@@ -79,6 +116,7 @@ class Log:
         self._torn = False
         self._view: TensorBoard | None = None
         self._want_view = tensorboard
+        self.settings: Settings | None = None  # for the view, written when it opens
 
     def write(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """Log what belongs to a complete iteration, all of it in this one call.
@@ -107,6 +145,8 @@ class Log:
         try:
             if self._view is None:
                 self._view = TensorBoard(self._path.parent, self._start)
+                if self.settings is not None:
+                    self._view.write_settings(self.settings)
             self._view.write(iteration, values)
         except Exception as error:  # a view must never end a run
             self._want_view = False

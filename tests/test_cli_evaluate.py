@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from commands import refuse, succeed, train_small
 
+from metarl.runs import read_config
 from metarl_experiments.__main__ import main
 from metarl_experiments.evaluate import FIELDS, compare
 from metarl_experiments.plots.style import COLOURS
@@ -50,6 +51,30 @@ def test_json_has_the_schema(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     out = capsys.readouterr().out
     assert f"{value['mean'][0]:.4g}" in out
     assert "evaluation.json" in out
+
+
+def test_tensorboard_shows_the_curve_and_what_the_run_was_made_with(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.metadata import (
+        SESSION_START_INFO_TAG,
+        parse_session_start_info_plugin_data,
+    )
+
+    succeed("evaluate", str(run), "--tasks=7")
+    assert not (run / "evaluation").exists()  # another protocol
+    succeed("evaluate", str(run))
+    view = EventAccumulator(str(run / "evaluation"))
+    view.Reload()
+    (picture,) = view.Images("adaptation")
+    assert picture.step == json.loads((run / "evaluation.json").read_text())["iteration"]
+    assert picture.width > 500
+    view = EventAccumulator(str(run))
+    view.Reload()
+    assert "validation/loss_after" in view.Tags()["scalars"]
+    data = view.PluginTagToContent("hparams")[SESSION_START_INFO_TAG]
+    told = parse_session_start_info_plugin_data(data).hparams
+    assert told["meta_batch"].number_value == 2
+    assert told["learned_lr"].string_value == read_config(run)["config"]["learned_lr"]
 
 
 def test_protocol_options(run: Path) -> None:

@@ -1,16 +1,19 @@
+import io
 import json
 import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from metarl.errors import InputError, RunWarning
-from metarl.log import Log, TensorBoard
+from metarl.log import Log, Settings, TensorBoard
 from metarl.runs import read_metrics
 from metarl.runs.metrics import cut_metrics, thin_metrics
 
@@ -157,3 +160,47 @@ def test_thinned_metrics_keep_both_ends_of_each_kind() -> None:
     assert thin[-1] in ({"iteration": 10_000, "train/loss": 142.857},)
     assert thin_metrics([], 40) == b""
     assert thin_metrics(train[:1], 40) == b'{"iteration": 10, "train/loss": 0.142857}\n'
+
+
+def test_tensorboard_groups_tags_and_knows_the_settings(path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.metadata import (
+        EXPERIMENT_TAG,
+        SESSION_START_INFO_TAG,
+        parse_experiment_plugin_data,
+        parse_session_start_info_plugin_data,
+    )
+
+    log = Log(path)
+    values = {"inner_lr": 0.1, "env.id": "Task-v0", "first_order": False}
+    log.settings = Settings(values, ("validation.return_after",))
+    began = time.time()
+    log.write(1, {"seconds.sample": 0.5, "return_after": 2.0, "validation.return_after": 1.0})
+    log.close()
+    view = EventAccumulator(str(path.parent))
+    view.Reload()
+    tags = {"seconds/sample", "return_after", "validation/return_after"}
+    assert set(view.Tags()["scalars"]) == tags
+    assert began <= view.Scalars("return_after")[0].wall_time <= time.time()
+    data = view.PluginTagToContent("hparams")
+    start = parse_session_start_info_plugin_data(data[SESSION_START_INFO_TAG])
+    assert start.hparams["inner_lr"].number_value == 0.1
+    assert start.hparams["env.id"].string_value == "Task-v0"
+    assert start.hparams["first_order"].bool_value is False
+    experiment = parse_experiment_plugin_data(data[EXPERIMENT_TAG])
+    assert [m.name.tag for m in experiment.metric_infos] == ["validation/return_after"]
+
+
+def test_a_picture_in_tensorboard(path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(buffer, "PNG")
+    board = TensorBoard(path.parent, 0)
+    board.write_picture(7, "adaptation", buffer.getvalue())
+    board.close()
+    view = EventAccumulator(str(path.parent))
+    view.Reload()
+    (seen,) = view.Images("adaptation")
+    assert (seen.step, seen.width, seen.height) == (7, 30, 20)
+    assert seen.encoded_image_string == buffer.getvalue()

@@ -11,7 +11,8 @@ Then, from the folder of this file:
 
     meta-world/bin/metarl train maml --env.id meta_world:ML1-reach-v0 --env.horizon 200
 
-metarl's navigation, cheetah and ant are not for that environment.
+metarl's navigation, cheetah and ant are not for that environment. ``metarl check`` finds that the
+first observation depends on the task: Meta-World's tasks say where things lie, too.
 """
 
 from typing import Any

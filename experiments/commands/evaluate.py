@@ -9,10 +9,12 @@ import tyro
 
 from metarl.errors import InputError
 from metarl.runs import write_json
+from metarl.runs.reading import EVALUATION
 
 from ..evaluate import compare, default_file, evaluate, experiment_of, load
 from ..options import parse, positionals
 from ..results import is_shipped
+from ..view import show_curve
 
 OptionsT = TypeVar("OptionsT")
 
@@ -67,6 +69,8 @@ def run(argv: Sequence[str]) -> int:
     if out is not None:
         write_json(out, result)
         print(f"wrote {out}")
+        if out == path / EVALUATION:
+            show_curve(path, result)
     return 0
 
 

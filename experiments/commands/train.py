@@ -20,6 +20,7 @@ from ..family import Learner, State
 from ..machine import Machine, Switch, resolve
 from ..options import find_experiment, parse, positionals, preset_config, value_of
 from ..progress import reporter
+from ..settings import settings
 from ..signals import Abandoned
 from ..state import put_params
 from ..stored import stored
@@ -99,6 +100,7 @@ def train_experiment(experiment: Experiment, argv: Sequence[str]) -> tuple[int, 
     out = Path(options.out or free_directory(experiment.name, options.seed))
     with open_run(out, config, resume=options.resume) as directory:
         start = directory.load() if options.resume else None
+        directory.describe(settings(options.config, learner, seed=options.seed))
         return _train(experiment, options, learner, state, directory, start), out
 
 

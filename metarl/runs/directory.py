@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from metarl.errors import CheckpointError, NonFiniteError, RunWarning, SaveError
-from metarl.log import Log
+from metarl.log import Log, Settings
 from metarl.runs import arrays, documents, files
 from metarl.runs.checkpoint import Best, Snapshot, directory_name, write_checkpoint
 from metarl.runs.faults import fault_point
@@ -50,9 +50,7 @@ class Run:
         self.best: Best | None = None
         self._lock = descriptor
         self._tensorboard = tensorboard
-        self._log: Log | None = None
-        if fresh:
-            self._log = Log(path / METRICS, tensorboard=tensorboard)
+        self._log = Log(path / METRICS, tensorboard=tensorboard) if fresh else None
         self._saved: dict[int, Best | None] = {}  # good checkpoints on disk, and the best then
         self._failures = 0
 
@@ -141,6 +139,10 @@ class Run:
         """
         values = dict(record)
         self._opened_log().write(values.pop("iteration"), values)
+
+    def describe(self, settings: Settings) -> None:
+        """Tell the TensorBoard view what the run was made with, before anything is logged."""
+        self._opened_log().settings = settings
 
     def save(self, snapshot: Snapshot) -> None:
         """Save a checkpoint; on return it survives a kill and a power cut.
