@@ -1,9 +1,8 @@
 """Few-shot images: what one meta-iteration is, how it is validated and evaluated."""
 
 import functools
-import math
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from metarl.errors import InputError
 from metarl.images import Episode, adapts, at_step, cross_entropy, repeat_support
 
 from .configs.images import Config, EvaluateOptions
+from .descent import adam_state, descend
 from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
 from .image_tasks import Source, Tasks, build_net
@@ -83,9 +83,7 @@ class ImagesLearner:
     def init(self, seed: int) -> State:
         """Theta, and Adam; looks whether the data set is there."""
         self.source.check()
-        params, fused = self.params(seed), self.machine.device != "mps"
-        optimizer = torch.optim.Adam(params.values(), lr=self.config.lr, fused=fused)
-        return State(params, optimizer, {"seed": seed})
+        return adam_state(self.params(seed), self.config.lr, seed, self.machine)
 
     def train_tasks(self, seed: int, iteration: int) -> Tasks:
         """The meta-batch of an iteration, a pure function of both numbers."""
@@ -116,32 +114,17 @@ class ImagesLearner:
     def step(self, state: State, iteration: int) -> Metrics:
         """One Adam step on the loss after adaptation."""
         config = self.config
-        assert state.optimizer is not None
         tasks = self.train_tasks(state.extra["seed"], iteration)
         metrics: dict[str, float] = {}
         if (iteration + 1) % config.log_every == 0:
             before = self.curves(state.params, tasks, 1, config.batch_norm)
             metrics["accuracy_before"] = float(before.accuracy[0].mean())
         result = self.meta_loss(state.params, tasks, iteration)
-        torch.autograd.backward(result.loss)
-        gradients = [p.grad for p in state.params.values() if p.grad is not None]
-        metrics["loss_after"] = float(result.loss.detach())
-        metrics["accuracy_after"] = float(result.accuracy)
-        metrics["gradient_norm"] = float(torch.nn.utils.get_total_norm(gradients))
-        # An infinite parameter may switch its units off, and the loss looks well.
-        largest = float(torch.nn.utils.get_total_norm(list(state.params.values()), math.inf))
-        if not math.isfinite(metrics["loss_after"] + metrics["gradient_norm"] + largest):
-            self._raise_non_finite(state, tasks, iteration)
-        if config.clip is not None:
-            torch.nn.utils.clip_grad_value_(state.params.values(), config.clip)
-        if config.lr_decay == "cosine":
-            turn = math.pi * min(iteration / config.iterations, 1)
-            state.optimizer.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(turn))
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        return metrics
+        non_finite = functools.partial(self._raise_non_finite, state, tasks, iteration)
+        found = descend(state, result.loss, config, iteration, non_finite, clip=config.clip)
+        return {**metrics, "accuracy_after": float(result.accuracy), **found}
 
-    def _raise_non_finite(self, state: State, tasks: Tasks, iteration: int) -> None:
+    def _raise_non_finite(self, state: State, tasks: Tasks, iteration: int) -> NoReturn:
         params, steps = state.params, self.config.steps
         model, inner = self._extended(params, steps)
         supports = repeat_support(tasks.support, steps)

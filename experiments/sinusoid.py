@@ -1,9 +1,8 @@
 """Sinusoid regression: what one meta-iteration is, how it is validated and evaluated."""
 
 import functools
-import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from metarl.supervised import (
 )
 
 from .configs.sinusoid import Config, EvaluateOptions
+from .descent import adam_state, descend
 from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
 from .machine import Machine
@@ -81,9 +81,7 @@ class SinusoidLearner:
 
     def init(self, seed: int) -> State:
         """Theta, and Adam."""
-        params, fused = self.params(seed), self.machine.device != "mps"
-        optimizer = torch.optim.Adam(params.values(), lr=self.config.lr, fused=fused)
-        return State(params, optimizer, {"seed": seed})
+        return adam_state(self.params(seed), self.config.lr, seed, self.machine)
 
     def episodes(self, tasks: Sinusoids, shots: int, query: int, rng: Rng) -> Episodes:
         """Fresh points of the tasks, as this model sees them."""
@@ -128,31 +126,15 @@ class SinusoidLearner:
     def step(self, state: State, iteration: int) -> Metrics:
         """One Adam step on the loss after adaptation."""
         config = self.config
-        assert state.optimizer is not None
         support, query = self.block(state.extra["seed"], iteration // BLOCK)[iteration % BLOCK]
         metrics: dict[str, float] = {}
         if (iteration + 1) % config.log_every == 0:
             metrics["loss_before"] = float(self._unadapted(state.params, query).mean())
         loss = self.meta_loss(state.params, Episodes(support, query))
-        torch.autograd.backward(loss)
-        metrics["loss_after"] = float(loss.detach())
-        metrics["gradient_norm"] = float(
-            torch.nn.utils.get_total_norm(
-                [p.grad for p in state.params.values() if p.grad is not None]
-            )
-        )
-        # An infinite parameter may switch its units off, and the loss looks well.
-        largest = float(torch.nn.utils.get_total_norm(list(state.params.values()), math.inf))
-        if not math.isfinite(metrics["loss_after"] + metrics["gradient_norm"] + largest):
-            self._raise_non_finite(state, support, query)
-        if config.lr_decay == "cosine":
-            turn = math.pi * min(iteration / config.iterations, 1)
-            state.optimizer.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(turn))
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        return metrics
+        non_finite = functools.partial(self._raise_non_finite, state, support, query)
+        return {**metrics, **descend(state, loss, config, iteration, non_finite)}
 
-    def _raise_non_finite(self, state: State, support: Regression, query: Regression) -> None:
+    def _raise_non_finite(self, state: State, support: Regression, query: Regression) -> NoReturn:
         steps = self.config.inner_steps
         parts = {"support": support, "query": query}
 

@@ -68,7 +68,7 @@ def adaptation_curves(
                 list(values),
                 list(values.values()),
                 linestyle="none",
-                marker="x*+"[index % 3],
+                marker="x*+^"[index % 4],
                 markersize=9,
                 color=ink(),
                 label=label,

@@ -13,6 +13,7 @@ either way:
 chosen by the integer ``step`` of the batch; the moments are as above.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -21,6 +22,8 @@ from torch.nn import functional
 
 from .batch_norm import BatchNorm
 from .convolution import conv3x3_stride2, output_grid, patches_stride2
+
+LAYERS = 4
 
 
 class _Net(nn.Module):
@@ -78,11 +81,8 @@ class StridedConvNet(_Net):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(filters, ways)
-        sizes = (channels, *[filters] * 4)
-        self.convolutions = nn.ParameterList(
-            _xavier((9 * i, o), 9 * i, 9 * o, generator) for i, o in pairwise(sizes)
-        )
-        self.norms = nn.ModuleList(BatchNorm(filters, steps=steps) for _ in range(4))
+        self.convolutions = _kernels(lambda i, o: (9 * i, o), channels, filters, generator)
+        self.norms = nn.ModuleList(BatchNorm(filters, steps=steps) for _ in range(LAYERS))
         nn.init.normal_(self.head.weight, generator=generator)
 
     def features(self, images: Tensor, references: int, step: int | None) -> Tensor:
@@ -137,11 +137,8 @@ class PooledConvNet(_Net):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(filters * (size // 16) ** 2, ways)
-        sizes = (channels, *[filters] * 4)
-        self.convolutions = nn.ParameterList(
-            _xavier((o, i, 3, 3), 9 * i, 9 * o, generator) for i, o in pairwise(sizes)
-        )
-        self.norms = nn.ModuleList(BatchNorm(filters, steps=steps) for _ in range(4))
+        self.convolutions = _kernels(lambda i, o: (o, i, 3, 3), channels, filters, generator)
+        self.norms = nn.ModuleList(BatchNorm(filters, steps=steps) for _ in range(LAYERS))
         nn.init.xavier_uniform_(self.head.weight, generator=generator)
 
     def features(self, images: Tensor, references: int, step: int | None) -> Tensor:
@@ -195,8 +192,15 @@ class DenseNet(_Net):
         return x
 
 
-def _xavier(
-    shape: tuple[int, ...], fan_in: int, fan_out: int, generator: torch.Generator | None
-) -> nn.Parameter:
-    bound = (6 / (fan_in + fan_out)) ** 0.5
-    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
+def _kernels(
+    shape: Callable[[int, int], tuple[int, ...]],
+    channels: int,
+    filters: int,
+    generator: torch.Generator | None,
+) -> nn.ParameterList:
+    """Weights of the 3x3 convolutions, of a shape by channels in and out, Xavier uniform."""
+    kernels = nn.ParameterList()
+    for i, o in pairwise((channels, *[filters] * LAYERS)):
+        bound = (6 / (9 * i + 9 * o)) ** 0.5
+        kernels.append(torch.empty(shape(i, o)).uniform_(-bound, bound, generator=generator))
+    return kernels
