@@ -82,6 +82,9 @@ def evaluate(loaded: Loaded, options: Any) -> dict[str, Any]:
     """
     fault_point("evaluate:tasks")
     result = loaded.learner.evaluate(loaded.params, options)
+    variants = {**result.variants, "parameters": digest(loaded.params)}
+    if loaded.record.metrics:
+        variants["trained_iterations"] = loaded.record.metrics[-1]["iteration"]
     value = {
         "experiment": loaded.experiment.name,
         "run": str(loaded.record.path),
@@ -92,7 +95,7 @@ def evaluate(loaded: Loaded, options: Any) -> dict[str, Any]:
         "steps": len(result.per_task) - 1,
         **mean_and_ci95(result.per_task),
         "per_task": [[float(f"{x:.6g}") for x in row] for row in result.per_task],
-        "variants": {**result.variants, "parameters": digest(loaded.params)},
+        "variants": variants,
     }
     finite: dict[str, Any] = finite_or_null({name: value[name] for name in FIELDS})
     return finite
@@ -147,7 +150,8 @@ def default_file(path: Path, options: Any, *, last: bool, compared: bool) -> Pat
     defaults = asdict(type(options)())
     parts = ["evaluation"]
     for name, value in asdict(options).items():
-        if value != defaults[name]:
+        # Where the data lie is no part of the protocol.
+        if value != defaults[name] and name != "data":
             text = re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
             parts.append(f"{name.replace('_', '-')}-{text}")
     parts += ["last"] * last + ["compare"] * compared

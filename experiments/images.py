@@ -216,11 +216,14 @@ class ImagesLearner:
         """Accuracy curves in the run's own mode; the other mode and 15 queries as variants."""
         config = self.config
         steps = config.test_steps if options.steps is None else options.steps
+        source = self.source
+        if options.data is not None:
+            source = Source(replace(config, data=options.data), self.machine)
         variants: dict[str, Any] = {"ways": config.ways, "shots": config.shots}
         found: dict[tuple[str, int], np.ndarray] = {}
         for queries in dict.fromkeys((config.shots, MANY_QUERIES)):
             rng = metarl.stream(options.task_seed, "test-tasks", queries)
-            tasks = self.source.tasks("test", rng, options.tasks, queries)
+            tasks = source.tasks("test", rng, options.tasks, queries)
             for mode in ("transductive", "support"):
                 curve = self._chunked(params, tasks, steps, mode)["accuracy"]
                 found[mode, queries] = curve

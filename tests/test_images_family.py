@@ -10,7 +10,7 @@ from images_data import glyphs
 
 from metarl import from_module, split_rates, stream
 from metarl.errors import InputError, NonFiniteError
-from metarl.images import sample_episodes
+from metarl.images import ImageClasses, sample_episodes
 from metarl_experiments.bench.omniglot import as_kernel, gradient, loop_gradient
 from metarl_experiments.configs.images import Config, EvaluateOptions
 from metarl_experiments.image_tasks import Tasks
@@ -29,7 +29,12 @@ def learner(monkeypatch: pytest.MonkeyPatch) -> ImagesLearner:
 
 def learner_of(config: Config, monkeypatch: pytest.MonkeyPatch) -> ImagesLearner:
     monkeypatch.setattr("metarl_experiments.image_tasks.omniglot_sources", lambda _: [])
-    monkeypatch.setattr("metarl_experiments.image_tasks.load_omniglot", lambda _: glyphs(1623))
+
+    def load(root: str | None) -> ImageClasses:
+        assert root != "gone"
+        return glyphs(1623)
+
+    monkeypatch.setattr("metarl_experiments.image_tasks.load_omniglot", load)
     return build(config, MACHINE)
 
 
@@ -85,6 +90,10 @@ def test_evaluation(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {f"{m}, {q} queries" for m in ("transductive", "support") for q in (1, 15)}
     assert set(found.variants) == {"ways", "shots", *names}
     assert found.variants[f"{mode}, 1 queries"]["mean"] == found.per_task.mean(1).tolist()
+    # The data may lie elsewhere than in training.
+    moved = learner_of(replace(SMALL, batch_norm=mode, data="gone"), monkeypatch)
+    again = moved.evaluate(state.params, replace(OPTIONS, data="here"))
+    assert np.array_equal(again.per_task, found.per_task)
     # More steps leave the earlier points alone.
     longer = learner.evaluate(state.params, replace(OPTIONS, steps=5)).per_task
     assert np.array_equal(longer[:4], found.per_task)

@@ -34,9 +34,18 @@ def group(loaded: Loaded) -> str:
 
 
 def notes(runs: Sequence[Loaded]) -> list[tuple[str, str]]:
-    """Further text of the page; there is none."""
-    del runs
-    return []
+    """Further text of the page: which runs ended before their iterations were done, and why."""
+    ended = []
+    for loaded in runs:
+        config, metrics = loaded.record.config["config"], loaded.record.metrics
+        done = metrics[-1]["iteration"] if metrics else 0
+        patience = config.get("patience")
+        if patience is not None and done < config["iterations"]:
+            ended.append(
+                f"{loaded.record.path.name}: {done} of {config['iterations']} iterations; it ends "
+                f"where validation has not improved for {patience}"
+            )
+    return [("Stopped early", "\n".join(ended))] if ended else []
 
 
 def published(loaded: Loaded) -> list[Points]:
