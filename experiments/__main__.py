@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "`metarl --help` lists them"
         return _say(f"metarl: there is no command {command!r}; {hint}", 2)
+    if command not in ("list", "train") and os.environ.get("WORLD_SIZE", "1") != "1":
+        line = f"metarl {command}: is for one process; start it without torchrun"
+        return _say(line, 2) if os.environ.get("RANK") == "0" else 2
     _find_users_modules()
     return guarded(command, lambda: _run(command, rest))
 

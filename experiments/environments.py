@@ -33,7 +33,13 @@ PAPER_GOALS = {
 
 
 def make_sampler(
-    env: EnvConfig, *, tasks: int, episodes: int, observe_task: bool, threads: int
+    env: EnvConfig,
+    *,
+    tasks: int,
+    episodes: int,
+    observe_task: bool,
+    threads: int,
+    exact: bool = False,
 ) -> Sampler:
     """Sampler of ``tasks`` x ``episodes`` on the configured environment.
 
@@ -45,9 +51,10 @@ def make_sampler(
             options = _options(env, observe_task)
             envs = make_halves(env.id, tasks=tasks, episodes=episodes, threads=threads, **options)
         else:
-            rows = env.workers or min(tasks * episodes, PLAIN_ROWS)
+            whole = max(1, PLAIN_ROWS // episodes) * episodes if exact else PLAIN_ROWS
+            rows = env.workers or min(tasks * episodes, whole)
             envs = [_make_plain(env, rows, observe_task)]
-    return Sampler(envs, episodes=episodes, horizon=env.horizon)
+    return Sampler(envs, episodes=episodes, horizon=env.horizon, exact=exact)
 
 
 def make_drawn(env: EnvConfig, rows: int, *, observe_task: bool) -> VectorEnv[Any, Any, Any]:

@@ -1,6 +1,7 @@
 """Where the tasks of the few-shot image experiments come from, and the net that sees them."""
 
 import functools
+import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from metarl.distributed import ALONE, Ranks
 from metarl.errors import InputError
 from metarl.images import (
     DenseNet,
@@ -56,9 +58,10 @@ def build_net(config: Config, generator: torch.Generator) -> torch.nn.Module:
 class Source:
     """Episodes of the configured data set; images are read when they are first wanted."""
 
-    def __init__(self, config: Config, machine: Machine) -> None:
+    def __init__(self, config: Config, machine: Machine, ranks: Ranks = ALONE) -> None:
         self.config = config
         self.machine = machine
+        self.ranks = ranks
         self.classes = functools.cache(self._classes)
 
     def check(self) -> None:
@@ -73,6 +76,13 @@ class Source:
             self._mini_root()
 
     def _classes(self, split: Split) -> ImageClasses:
+        classes = self.ranks.together(lambda: self._read(split))
+        if self.ranks.size > 1:
+            digest = hashlib.sha256(np.ascontiguousarray(classes.images).data).hexdigest()
+            self.ranks.require_same(f"{split} images", f"SHA-256 {digest}")
+        return classes
+
+    def _read(self, split: Split) -> ImageClasses:
         if self.config.dataset == "omniglot":
             return omniglot_split(load_omniglot(self.config.data), split)
         return load_mini_imagenet(self._mini_root(), split)
@@ -83,8 +93,15 @@ class Source:
             raise InputError("no data root: give --data DIR or set METARL_DATA")
         return Path(root)
 
-    def tasks(self, split: Split, rng: np.random.Generator, tasks: int, queries: int) -> Tasks:
-        """Fresh episodes of a split."""
+    def tasks(
+        self,
+        split: Split,
+        rng: np.random.Generator,
+        tasks: int,
+        queries: int,
+        rows: slice = slice(None),
+    ) -> Tasks:
+        """Fresh episodes of a split; of so many ``tasks`` those of some rows."""
         config = self.config
         episodes = sample_episodes(
             self.classes(split),
@@ -94,6 +111,7 @@ class Source:
             shots=config.shots,
             queries=queries,
             rotate=config.rotate and config.dataset == "omniglot",
+            rows=rows,
             device=self.machine.device,
         )
         dtype = self.machine.torch_dtype

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import metarl
+from metarl.distributed import ALONE, Ranks
 from metarl.errors import InputError
 from metarl.images import Episode, adapts, at_step, cross_entropy, repeat_support
 
@@ -26,9 +27,9 @@ EVALUATED = 50
 MANY_QUERIES = 15
 
 
-def build(config: Config, machine: Machine) -> "ImagesLearner":
+def build(config: Config, machine: Machine, ranks: Ranks = ALONE) -> "ImagesLearner":
     """Learner of the configuration; reads no image and compiles nothing yet."""
-    return ImagesLearner(config, machine)
+    return ImagesLearner(config, machine, ranks)
 
 
 def step_weights(config: Config, iteration: int) -> list[float] | None:
@@ -46,10 +47,11 @@ class ImagesLearner:
     criterion = "accuracy_after"
     higher_is_better = True
 
-    def __init__(self, config: Config, machine: Machine) -> None:
+    def __init__(self, config: Config, machine: Machine, ranks: Ranks = ALONE) -> None:
         if config.dataset == "mini-imagenet" and config.net == "strided":
             raise InputError("--net strided is Omniglot's: mini-imagenet takes pooled or dense")
         self.config = config
+        self.ranks, self.rows = ranks, ranks.rows(config.tasks)
         # On a CPU a compiled chain of single tasks stays in the cache; what is not compiled gains
         # from several tasks to each operation.
         on_cpu = machine.device == "cpu"
@@ -60,7 +62,7 @@ class ImagesLearner:
         self.inner = metarl.InnerLoop(config.inner_lr, config.first_order, adapts)
         _, self.apply = metarl.from_module(self.net(0))
         self.loss = cross_entropy(self.apply)
-        self.source = Source(config, machine)
+        self.source = Source(config, machine, ranks)
         self.validation_tasks = functools.cache(self._validation_tasks)
 
     def net(self, seed: int) -> torch.nn.Module:
@@ -86,16 +88,18 @@ class ImagesLearner:
         return adam_state(self.params(seed), self.config.lr, seed, self.machine)
 
     def train_tasks(self, seed: int, iteration: int) -> Tasks:
-        """The meta-batch of an iteration, a pure function of both numbers."""
+        """Own part of a meta-batch, a pure function of both numbers."""
         rng = metarl.stream(seed, "train-tasks", iteration)
-        return self.source.tasks("train", rng, self.config.tasks, self.config.queries)
+        return self.source.tasks("train", rng, self.config.tasks, self.config.queries, self.rows)
 
     def _query(self, tasks: Tasks, step: int, mode: Mode) -> Episode:
         reference = tasks.support if mode == "support" else None
         return at_step(tasks.query, step, reference=reference)
 
-    def meta_loss(self, params: metarl.Params, tasks: Tasks, iteration: int) -> Any:
-        """Mean over tasks of loss and accuracy after adaptation, the loss with its gradient."""
+    def meta_loss(
+        self, params: metarl.Params, tasks: Tasks, iteration: int, ranks: Ranks = ALONE
+    ) -> Any:
+        """Mean over tasks, those of other ranks too, of loss (differentiable) and accuracy."""
         config = self.config
         weights = step_weights(config, iteration)
         steps = range(1, config.steps + 1) if weights else (config.steps,)
@@ -109,6 +113,7 @@ class ImagesLearner:
             replace(self.inner, first_order=first_order),
             step_weights=weights,
             mapping=self.machine.mapping + ("+compile" if self.machine.compiled else ""),
+            reduce=ranks.reducer(self.machine.exact),
         )
 
     def step(self, state: State, iteration: int) -> Metrics:
@@ -117,11 +122,12 @@ class ImagesLearner:
         tasks = self.train_tasks(state.extra["seed"], iteration)
         metrics: dict[str, float] = {}
         if (iteration + 1) % config.log_every == 0:
-            before = self.curves(state.params, tasks, 1, config.batch_norm)
-            metrics["accuracy_before"] = float(before.accuracy[0].mean())
-        result = self.meta_loss(state.params, tasks, iteration)
+            before = self.curves(state.params, tasks, 1, config.batch_norm).accuracy[0]
+            metrics["accuracy_before"] = float(self.ranks.gather(before).mean())
+        result = self.meta_loss(state.params, tasks, iteration, self.ranks)
         non_finite = functools.partial(self._raise_non_finite, state, tasks, iteration)
-        found = descend(state, result.loss, config, iteration, non_finite, clip=config.clip)
+        with self.ranks.own_tasks(self.rows):
+            found = descend(state, result.loss, config, iteration, non_finite, clip=config.clip)
         return {**metrics, "accuracy_after": float(result.accuracy), **found}
 
     def _raise_non_finite(self, state: State, tasks: Tasks, iteration: int) -> NoReturn:
@@ -195,8 +201,9 @@ class ImagesLearner:
 
     def _validation_tasks(self) -> Tasks:
         rng = metarl.stream(VALIDATION_SEED, "validation-tasks")
+        count = self.config.validation_tasks
         return self.source.tasks(
-            "validation", rng, self.config.validation_tasks, self.config.queries
+            "validation", rng, count, self.config.queries, self.ranks.rows(count)
         )
 
     def validate(self, state: State) -> Metrics:
@@ -205,11 +212,13 @@ class ImagesLearner:
         curves = self._chunked(
             state.params, self.validation_tasks(), config.steps, config.batch_norm
         )
-        accuracy = curves["accuracy"]
+        accuracy, loss = (
+            self.ranks.gather(torch.from_numpy(curves[name]).T).T for name in ("accuracy", "loss")
+        )
         return {
             "accuracy_before": float(accuracy[0].mean()),
             "accuracy_after": float(accuracy[-1].mean()),
-            "loss_after": float(curves["loss"][-1].mean()),
+            "loss_after": float(loss[-1].mean()),
         }
 
     def evaluate(self, params: metarl.Params, options: EvaluateOptions) -> Evaluation:

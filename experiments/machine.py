@@ -11,6 +11,7 @@ from metarl.errors import InputError
 from metarl.mapping import parse_mapping
 
 Switch = Literal["auto", "on", "off"]
+ONE_BY_ONE = "chunk:1"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Machine:
         mapping: how tasks are mapped: ``"auto"``, ``"vmap"``, ``"chunk:N"``, ``"threads"``; a
             learner replaces ``"auto"`` when it is built.
         compile: whether the step is compiled; ``"auto"`` only before `resolve`.
+        exact: one task at a time on one thread, so that results do not depend on the number of
+            ranks to the bit.
     """
 
     device: str = "auto"
@@ -31,6 +34,7 @@ class Machine:
     threads: int = 0
     mapping: str = "auto"
     compile: Switch = "auto"
+    exact: bool = False
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -56,22 +60,36 @@ def resolve(machine: Machine, *, threads: int, long: bool = True) -> Machine:
     """
     if parse_mapping(machine.mapping).compile:
         raise InputError("--mapping: compilation is chosen by --compile")
+    if machine.exact:
+        if machine.mapping not in ("auto", ONE_BY_ONE) or machine.threads > 1:
+            raise InputError(
+                f"--exact: takes --threads 1 and --mapping {ONE_BY_ONE}, as by default"
+            )
+        machine = replace(machine, mapping=ONE_BY_ONE, threads=1)
     device = _device(machine.device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     wanted = machine.compile
     if wanted == "auto":
         wanted = "on" if long and device != "mps" and compiler_present() else "off"
     return replace(
         machine,
         device=device,
-        threads=machine.threads or min(threads, cores or 1),
+        threads=machine.threads or min(threads, _cores()),
         compile=wanted,
     )
 
 
+def _cores() -> int:
+    """Cores for this process; the ranks of a machine share its cores."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (count or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def _device(name: str) -> str:
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        # Each rank of a machine takes the next device, so that "cuda" says the same on all.
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -47,6 +47,19 @@ def reporter(
     return kind(name, shown, start=start, end=end, minutes=minutes, stream=out)
 
 
+class Quiet:
+    """Says nothing: for all ranks but the first."""
+
+    def update(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class _Clock:
     """Rate and remaining time; what comes before the first update (compiling) counts once only."""
 

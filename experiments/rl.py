@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import metarl
+from metarl.distributed import ALONE, Ranks
 from metarl.rl.clock import Clock
 from metarl.rl.collect import Collected, collect_meta_batch
 from metarl.rl.maml import meta_step
@@ -28,9 +29,9 @@ VALIDATION_SEED = 0
 Tasks = Sequence[dict[str, Any]]
 
 
-def build(config: Config, machine: Machine) -> "PolicyLearner":
+def build(config: Config, machine: Machine, ranks: Ranks = ALONE) -> "PolicyLearner":
     """Learner of the configuration; nothing is compiled yet."""
-    return PolicyLearner(config, machine)
+    return PolicyLearner(config, machine, ranks)
 
 
 class PolicyLearner:
@@ -40,7 +41,7 @@ class PolicyLearner:
     criterion = "return_after"
     higher_is_better = True
 
-    def __init__(self, config: Config, machine: Machine) -> None:
+    def __init__(self, config: Config, machine: Machine, ranks: Ranks = ALONE) -> None:
         check_options(config)
         self.config = config
         self.machine = machine
@@ -48,7 +49,10 @@ class PolicyLearner:
         self.sampler = functools.lru_cache(maxsize=2)(self._sampler)
         # One policy on all tasks mixed plays a fresh task in every episode.
         self.mixed = config.episodes if config.inner_steps == 0 else 1
-        self.rows = (config.meta_batch * self.mixed, config.episodes // self.mixed)
+        self.ranks, self.rows = ranks, ranks.rows(config.meta_batch)
+        own = self.rows.stop - self.rows.start
+        # Tasks and episodes that are sampled here.
+        self.sizes = (own * self.mixed, config.episodes // self.mixed)
         self.policy = self._policy(0)
         _, self.apply = metarl.from_module(self.policy)
         self.inner = metarl.InnerLoop(
@@ -77,11 +81,12 @@ class PolicyLearner:
             episodes=episodes,
             observe_task=self.config.observe_task,
             threads=self.machine.threads,
+            exact=self.machine.exact,
         )
 
     def _policy(self, seed: int) -> torch.nn.Module:
         generator = metarl.torch_stream(seed, "initial-weights")
-        policy = make_policy(self.config, self.sampler(*self.rows), generator)
+        policy = make_policy(self.config, self.sampler(*self.sizes), generator)
         return policy.to(device=self.machine.device, dtype=self.machine.torch_dtype)
 
     def params(self, seed: int) -> metarl.Params:
@@ -109,28 +114,32 @@ class PolicyLearner:
     def step(self, state: State, iteration: int) -> Metrics:
         """One meta-iteration: sample, adapt, sample, update."""
         seed = state.extra["seed"]
-        sampler = self.sampler(*self.rows)
+        sampler = self.sampler(*self.sizes)
+        rng = metarl.stream(seed, "train-tasks", iteration)
         collect = functools.partial(
             collect_meta_batch,
             policy=self.policy,
             objectives=self.objectives,
             sampler=sampler,
-            tasks=sampler.sample_tasks(self.rows[0], metarl.stream(seed, "train-tasks", iteration)),
+            tasks=sampler.sample_tasks(self.config.meta_batch * self.mixed, rng),
             inner=self.inner,
             inner_steps=self.config.inner_steps,
             weighting=self.weighting,
             seed=metarl.seed_of(seed, "train-rollouts", iteration),
             mixed=self.mixed,
             mapping=self.mapping,
+            ranks=self.ranks,
         )
-        theta, metrics = meta_step(
-            state.params,
-            lambda theta, clock: collect(theta, clock=clock),
-            functools.partial(self._update, state, iteration),
-            objectives=self.objectives,
-            inner=self.inner,
-            mapping=self.mapping,
-        )
+        with self.ranks.own_tasks(self.rows):
+            theta, metrics = meta_step(
+                state.params,
+                lambda theta, clock: collect(theta, clock=clock),
+                functools.partial(self._update, state, iteration),
+                objectives=self.objectives,
+                inner=self.inner,
+                mapping=self.mapping,
+                ranks=self.ranks,
+            )
         with torch.no_grad():
             for name, p in state.params.items():
                 if theta[name] is not p:
@@ -149,7 +158,8 @@ class PolicyLearner:
         scale = 1.0
         if config.lr_decay == "cosine":
             scale = 0.5 * (1 + math.cos(math.pi * min(iteration / config.iterations, 1)))
-        shared: Any = {"mapping": self.mapping, "clock": clock}
+        reduce = self.ranks.reducer(self.machine.exact)
+        shared: Any = {"mapping": self.mapping, "reduce": reduce, "clock": clock}
         if config.update == "trpo":
             return trpo_update(
                 self.objectives,
@@ -177,7 +187,13 @@ class PolicyLearner:
         return theta, metrics
 
     def adapt(
-        self, params: metarl.Params, sampler: Sampler, tasks: Tasks, steps: int, seed: int
+        self,
+        params: metarl.Params,
+        sampler: Sampler,
+        tasks: Tasks,
+        steps: int,
+        seed: int,
+        ranks: Ranks = ALONE,
     ) -> Collected:
         """Act, take a gradient step, act again, ``steps`` times; also beyond the trained steps."""
         config = self.config
@@ -200,17 +216,20 @@ class PolicyLearner:
             weighting=self.weighting,
             seed=seed,
             mapping=self.machine.mapping,
+            ranks=ranks,
             clock=Clock(),
         )
 
     def validate(self, state: State) -> Metrics:
         """Returns before and after the trained number of steps, on fixed tasks."""
         config = self.config
-        sampler = self.sampler(config.validation_tasks, config.episodes)
+        own = self.ranks.rows(config.validation_tasks)
+        sampler = self.sampler(own.stop - own.start, config.episodes)
         rng = metarl.stream(VALIDATION_SEED, "validation-tasks")
         tasks = sampler.sample_tasks(config.validation_tasks, rng)
         seed = metarl.seed_of(VALIDATION_SEED, "validation-rollouts")
-        returns = self.adapt(state.params, sampler, tasks, config.inner_steps, seed).returns()
+        found = self.adapt(state.params, sampler, tasks, config.inner_steps, seed, self.ranks)
+        returns = self.ranks.gather(found.returns().T).T
         return {
             "return_before": float(returns[0].mean()),
             "return_after": float(returns[-1].mean()),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import metarl
+from metarl.distributed import ALONE, Ranks
 from metarl.errors import InputError
 from metarl.nets import MLP
 from metarl.supervised import (
@@ -39,9 +40,9 @@ class Episodes(NamedTuple):
     query: Regression
 
 
-def build(config: Config, machine: Machine) -> "SinusoidLearner":
+def build(config: Config, machine: Machine, ranks: Ranks = ALONE) -> "SinusoidLearner":
     """Learner of the configuration; nothing is compiled yet."""
-    return SinusoidLearner(config, machine)
+    return SinusoidLearner(config, machine, ranks)
 
 
 class SinusoidLearner:
@@ -51,11 +52,12 @@ class SinusoidLearner:
     criterion = "loss_after"
     higher_is_better = False
 
-    def __init__(self, config: Config, machine: Machine) -> None:
+    def __init__(self, config: Config, machine: Machine, ranks: Ranks = ALONE) -> None:
         if config.inner_steps == 0 and config.learned_lr != "no":
             raise InputError("--learned-lr: no inner step is trained with --inner-steps 0")
         self.config = config
         self.machine = replace(machine, mapping=machine.mapping.replace("auto", "vmap"))
+        self.ranks, self.rows = ranks, ranks.rows(config.meta_batch)
         self.inner = metarl.InnerLoop(config.inner_lr, config.first_order)
         _, self.apply = metarl.from_module(self._net(0))
         self.loss = mean_squared_error(self.apply)
@@ -99,19 +101,23 @@ class SinusoidLearner:
         )
 
     def _block(self, seed: int, block: int) -> list[Episodes]:
-        """The meta-batches of iterations ``block * BLOCK`` and following."""
+        """Of the meta-batches of iterations ``block * BLOCK`` and following, this rank's tasks."""
         config = self.config
         rng = metarl.stream(seed, "train-tasks", block)
         tasks = sample_tasks(BLOCK * config.meta_batch, rng)
         all_ = self.episodes(tasks, config.shots, config.query, rng)
-        columns = [torch.split(x, config.meta_batch) for part in all_ for x in part]
+        columns = [
+            [x[self.rows].contiguous() for x in torch.split(points, config.meta_batch)]
+            for part in all_
+            for points in part
+        ]
         return [
             Episodes(Regression(a, b), Regression(c, d))
             for a, b, c, d in zip(*columns, strict=True)
         ]
 
-    def meta_loss(self, params: metarl.Params, episodes: Episodes) -> Tensor:
-        """Mean over tasks of the loss after adaptation, with its gradient."""
+    def meta_loss(self, params: metarl.Params, episodes: Episodes, ranks: Ranks = ALONE) -> Tensor:
+        """Mean over tasks, other ranks' too, of the loss after adaptation; differentiable."""
         loss: Tensor = metarl.meta_loss(
             self.loss,
             self.loss,
@@ -120,6 +126,7 @@ class SinusoidLearner:
             episodes.query,
             self.inner,
             mapping=self.machine.mapping + ("+compile" if self.machine.compiled else ""),
+            reduce=ranks.reducer(self.machine.exact),
         )
         return loss
 
@@ -129,24 +136,30 @@ class SinusoidLearner:
         support, query = self.block(state.extra["seed"], iteration // BLOCK)[iteration % BLOCK]
         metrics: dict[str, float] = {}
         if (iteration + 1) % config.log_every == 0:
-            metrics["loss_before"] = float(self._unadapted(state.params, query).mean())
-        loss = self.meta_loss(state.params, Episodes(support, query))
+            before = self._curve(state.params, Episodes(support, query), 0)[0]
+            metrics["loss_before"] = float(self.ranks.gather(torch.from_numpy(before)).mean())
+        loss = self.meta_loss(state.params, Episodes(support, query), self.ranks)
         non_finite = functools.partial(self._raise_non_finite, state, support, query)
-        return {**metrics, **descend(state, loss, config, iteration, non_finite)}
+        with self.ranks.own_tasks(self.rows):
+            return {**metrics, **descend(state, loss, config, iteration, non_finite)}
 
     def _raise_non_finite(self, state: State, support: Regression, query: Regression) -> NoReturn:
         steps = self.config.inner_steps
-        parts = {"support": support, "query": query}
+        episodes = Episodes(support, query)
 
         def gradient(task: int) -> tuple[Tensor, ...]:
-            one = Episodes(*(Regression(*(x[task : task + 1] for x in p)) for p in parts.values()))
+            one = _part(episodes, slice(task, task + 1))
             return torch.autograd.grad(self.meta_loss(state.params, one), [*state.params.values()])
 
         raise non_finite(
             state.params,
-            {f"{k}.{f}": x for k, part in parts.items() for f, x in part._asdict().items()},
+            {
+                f"{k}.{f}": x
+                for k, part in episodes._asdict().items()
+                for f, x in part._asdict().items()
+            },
             self.path(state.params, support, steps)[1:] if steps else [],
-            torch.from_numpy(self._curve(state.params, Episodes(support, query), steps)[-1]),
+            torch.from_numpy(self._curve(state.params, episodes, steps)[-1]),
             gradient,
         )
 
@@ -174,6 +187,9 @@ class SinusoidLearner:
     @torch.no_grad()
     def _curve(self, params: metarl.Params, episodes: Episodes, steps: int) -> np.ndarray:
         """Losses on the query after 0..steps steps on the support, (steps + 1, task)."""
+        if self.machine.exact and len(episodes.query.x) > 1:
+            tasks = [_part(episodes, slice(i, i + 1)) for i in range(len(episodes.query.x))]
+            return np.concatenate([self._curve(params, task, steps) for task in tasks], 1)
         first = self._unadapted(params, episodes.query)
         if steps == 0:
             return first[None].cpu().double().numpy()
@@ -193,7 +209,9 @@ class SinusoidLearner:
         episodes = self.held_out(
             VALIDATION_SEED, "validation", config.validation_tasks, config.validation_shots
         )
-        losses = self._curve(state.params, episodes, config.inner_steps)
+        own = _part(episodes, self.ranks.rows(config.validation_tasks))
+        curve = torch.from_numpy(self._curve(state.params, own, config.inner_steps))
+        losses = self.ranks.gather(curve.T).T
         return {"loss_before": float(losses[0].mean()), "loss_after": float(losses[-1].mean())}
 
     def evaluate(self, params: metarl.Params, options: EvaluateOptions) -> Evaluation:
@@ -216,3 +234,8 @@ class SinusoidLearner:
     ) -> np.ndarray:
         episodes = self.held_out(options.task_seed, "test", options.tasks, shots)
         return self._curve(params, episodes, options.steps)
+
+
+def _part(episodes: Episodes, rows: slice) -> Episodes:
+    """Some of the tasks."""
+    return Episodes(*(Regression(*(x[rows] for x in part)) for part in episodes))

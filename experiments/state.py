@@ -1,13 +1,15 @@
 """Between the state that training changes and the arrays that a checkpoint holds."""
 
+import json
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.distributed import Ranks
 from metarl.errors import InputError
-from metarl.runs import Snapshot
+from metarl.runs import Snapshot, arrays
 
 from .family import State
 
@@ -68,6 +70,21 @@ def put_params(params: dict[str, Tensor], arrays: dict[str, np.ndarray]) -> None
     with torch.no_grad():
         for name, value in params.items():
             value.copy_(torch.from_numpy(arrays[name].copy()))
+
+
+def share(saved: Snapshot | None, ranks: Ranks) -> Snapshot | None:
+    """The first rank's snapshot, on all ranks."""
+    if ranks.size == 1:
+        return saved
+    head = None if saved is None else {"iteration": saved.iteration, "state": saved.state}
+    found = json.loads(ranks.share(json.dumps(head).encode()))
+    if found is None:
+        return None
+    params = ranks.share(b"" if saved is None else arrays.encode(saved.params))
+    optimizer = ranks.share(b"" if saved is None else arrays.encode(saved.optimizer))
+    return Snapshot(
+        found["iteration"], arrays.decode(params), arrays.decode(optimizer), found["state"]
+    )
 
 
 def _order(state: State) -> list[str]:

@@ -13,8 +13,9 @@ from .adaptation import adapt_tasks, split_inner
 from .errors import InputError
 from .inner import InnerLoop, Loss, adapt_path_one, first
 from .mapping import resolve_mapping, run_chunks
-from .objective import Reduce, gradients, mean_of_chunks, values
+from .objective import gradients, values
 from .params import Params, split_rates
+from .reduction import InOrder, Reduce, mean_of_chunks
 
 
 def meta_loss(
@@ -27,7 +28,7 @@ def meta_loss(
     *,
     step_weights: Sequence[float] | None = None,
     mapping: str = "auto",
-    reduce: Reduce | None = None,
+    reduce: Reduce | InOrder | None = None,
 ) -> Any:
     """Loss after adaptation, ``1/T sum_i outer(U(params, supports_i), query_i)``.
 
@@ -46,7 +47,8 @@ def meta_loss(
         step_weights: multi-step loss (MAML++, Antoniou et al. 2019): weights of the outer loss
             after step 1, ..., K; the other fields are those after step K. None: step K alone.
         mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile`` (see `Loss`).
-        reduce: sums a flat tensor over ranks, so that value and gradient are means over all.
+        reduce: sums a flat tensor over ranks, so that value and gradient are means over all; see
+            `mean_over_tasks`.
 
     Returns:
         What ``outer_loss`` returns, averaged over tasks; only the first field has a gradient.

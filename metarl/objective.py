@@ -8,23 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_map
 
 from .inner import first
-from .mapping import (
-    ChunkFunction,
-    Mapping,
-    count_tasks,
-    each,
-    map_items,
-    resolve_mapping,
-    run_chunks,
-    sum_in_order,
-)
+from .mapping import ChunkFunction, Mapping, each, map_items, resolve_mapping, run_chunks
 from .params import Params
-
-Reduce = Callable[[Tensor], Tensor]
-"""Sums one flat tensor over ranks."""
+from .reduction import InOrder, Reduce, mean_of_chunks
 
 
 class Objective(NamedTuple):
@@ -68,7 +57,7 @@ def mean_over_tasks(
     *,
     fisher: GaussNewton | None = None,
     mapping: str = "auto",
-    reduce: Reduce | None = None,
+    reduce: Reduce | InOrder | None = None,
 ) -> Objective:
     """Average ``fn(theta, one task's data) -> (loss, kl)`` over tasks.
 
@@ -83,6 +72,7 @@ def mean_over_tasks(
             ``kl`` has its minimum. Its products are not compiled.
         mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile`` (see `Loss`).
         reduce: sums a flat tensor over ranks; the division by the number of tasks follows it.
+            `InOrder` adds up all tasks in their order.
     """
     resolved = resolve_mapping(mapping, data)
 
@@ -105,25 +95,6 @@ def mean_over_tasks(
     if fisher is None:
         return Objective(value, gradient, hessian)
     return Objective(value, gradient, _gauss_newton(fisher, data, resolved, reduce))
-
-
-def mean_of_chunks(sums: list[Any], data: Any, reduce: Reduce | None) -> Any:
-    """Mean over tasks from the chunks' sums; over ranks, sums and count travel in one tensor.
-
-    Args:
-        sums: one output a chunk, each summed over its tasks.
-        data: what was mapped, for the number of tasks.
-        reduce: sums a flat tensor over ranks.
-    """
-    tasks = count_tasks(data)
-    leaves, spec = tree_flatten(sum_in_order(sums))
-    if reduce is None:
-        return tree_unflatten([x / tasks for x in leaves], spec)
-    count = torch.full((1,), float(tasks), dtype=leaves[0].dtype, device=leaves[0].device)
-    flat = reduce(torch.cat([count, *(x.reshape(-1) for x in leaves)]))
-    parts = torch.split(flat[1:] / flat[0], [x.numel() for x in leaves])
-    shaped = [part.view_as(x) for part, x in zip(parts, leaves, strict=True)]
-    return tree_unflatten(shaped, spec)
 
 
 def _summed(fn: Callable[..., Any]) -> ChunkFunction:
@@ -190,7 +161,7 @@ def _load_forward_mode() -> None:
 
 
 def _gauss_newton(
-    fisher: GaussNewton, data: Any, mapping: Mapping, reduce: Reduce | None
+    fisher: GaussNewton, data: Any, mapping: Mapping, reduce: Reduce | InOrder | None
 ) -> Callable[[Params, Params], Params]:
     """``(theta, v) -> mean over tasks of J' M J v``, linearised once for each theta."""
     mapping = mapping._replace(compile=False)

@@ -33,6 +33,7 @@ def test_run_directory_holds_what_it_should(
         "threads": 1,
         "mapping": "vmap",
         "compile": "off",
+        "exact": False,
     }
     out = capfd.readouterr().out
     assert "20/20" in out

@@ -1,35 +1,37 @@
 """`metarl train`: from options to a run directory, then the training loop."""
 
+import json
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import torch
 import tyro
 
+from metarl.distributed import ALONE, Ranks, joined
 from metarl.errors import InputError
-from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_config, versions
+from metarl.runs import Run, Snapshot, versions
 
 from ..catalog import Experiment
 from ..configs.bounds import UNPREFIXED, Range, check_types, option_name
 from ..family import Learner, State
 from ..machine import Machine, Switch, resolve
+from ..opening import opened, start_from, stored_values
 from ..options import find_experiment, parse, positionals, preset_config, value_of
-from ..progress import reporter
+from ..progress import Quiet, Reporter, reporter
 from ..settings import settings
 from ..signals import Abandoned
-from ..state import put_params
 from ..stored import stored
 from ..train import Plan, train
 
 ConfigT = TypeVar("ConfigT")
 RUNS = Path("runs")
 # What a resumed run may change; everything else decides its bits.
-FREE = ("--out", "--resume", "--minutes", "--device", "--iterations")
+FREE = ("--out", "--resume", "--minutes", "--device", "--iterations", "--rank-timeout")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class TrainOptions(Generic[ConfigT]):
         threads: intra-op threads on the CPU; 0 takes what suits the experiment.
         mapping: over tasks: auto, vmap, chunk:N or threads.
         compile: whether the step is compiled; auto does in long runs where a compiler is present.
+        exact: results do not depend on the number of ranks to the bit; slower.
+        rank_timeout: seconds that ranks wait for one another.
     """
 
     config: Annotated[ConfigT, tyro.conf.arg(name="")]
@@ -65,6 +69,8 @@ class TrainOptions(Generic[ConfigT]):
     threads: Annotated[int, Range(0, 1024)] = 0
     mapping: str = "auto"
     compile: Switch = "auto"
+    exact: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    rank_timeout: Annotated[float, Range(1, 86_400)] = ALONE.timeout
 
 
 def run(argv: Sequence[str]) -> int:
@@ -81,27 +87,37 @@ def run(argv: Sequence[str]) -> int:
 
 def train_experiment(experiment: Experiment, argv: Sequence[str]) -> tuple[int, Path]:
     """Train as the options say; the exit status and the run directory."""
-    options = _resumed(experiment, argv) if "--resume" in argv else _fresh(experiment, argv)
-    asked = Machine(
-        options.device, options.dtype, options.threads, options.mapping, options.compile
-    )
+    with joined(_timeout(argv)) as ranks:
+        values = stored_values(argv, ranks)
+        options: TrainOptions[Any] = ranks.together(
+            lambda: (
+                _fresh(experiment, argv) if values is None else _resumed(experiment, argv, values)
+            )
+        )
+        learner, state = ranks.together(lambda: _prepare(experiment, options, ranks))
+        if options.from_:
+            start_from(options.from_, state, ranks)
+        config = _config(experiment, options, learner.machine)
+        ranks.require_same("configuration", json.dumps(config, indent=0, sort_keys=True))
+        named = options.out or str(free_directory(experiment.name, options.seed))
+        out = Path(ranks.share(named.encode()).decode())
+        with opened(out, None if values else config, ranks) as (directory, start):
+            if isinstance(directory, Run):
+                directory.describe(settings(options.config, learner, seed=options.seed))
+            return _train(experiment, options, learner, state, directory, start, ranks), out
+
+
+def _prepare(
+    experiment: Experiment, options: TrainOptions[Any], ranks: Ranks
+) -> tuple[Learner, State]:
+    asked = Machine(**{f.name: getattr(options, f.name) for f in fields(Machine)})
     configs = experiment.configs()
     long = options.config.iterations >= configs.LONG_RUN
     machine = resolve(asked, threads=configs.THREADS, long=long)
     torch.set_num_threads(machine.threads)
-    learner = experiment.learner().build(options.config, machine)
-    state = learner.init(options.seed)
-    if options.from_:
-        try:
-            put_params(state.params, load_checkpoint(options.from_).params)
-        except InputError as error:
-            raise InputError(f"--from {options.from_}: {error}") from None
-    config = None if options.resume else _config(experiment, options, learner.machine)
-    out = Path(options.out or free_directory(experiment.name, options.seed))
-    with open_run(out, config, resume=options.resume) as directory:
-        start = directory.load() if options.resume else None
-        directory.describe(settings(options.config, learner, seed=options.seed))
-        return _train(experiment, options, learner, state, directory, start), out
+    ranks.rows(options.config.validation_tasks)  # too few for the ranks are refused now
+    learner: Learner = experiment.learner().build(options.config, machine, ranks)
+    return learner, learner.init(options.seed)
 
 
 def _train(
@@ -109,12 +125,14 @@ def _train(
     options: TrainOptions[Any],
     learner: Learner,
     state: State,
-    directory: Run,
+    directory: Run | Path,
     start: Snapshot | None,
+    ranks: Ranks,
 ) -> int:
-    name, out, config = experiment.name, directory.path, options.config
+    first = isinstance(directory, Run)
+    name, config = experiment.name, options.config
+    out = directory.path if isinstance(directory, Run) else directory
     done = start.iteration if start else 0
-    print(f"{name}: {f'continuing at {done}' if done else 'training'} in {out}", flush=True)
     plan = Plan(
         config.iterations,
         config.log_every,
@@ -123,20 +141,31 @@ def _train(
         options.minutes,
         config.patience,
     )
-    progress = reporter(name, learner.shown, start=done, end=plan.iterations, minutes=plan.minutes)
+    progress: Reporter = Quiet()
+    if first:
+        shared = f" on {ranks.size} ranks" if ranks.size > 1 else ""
+        print(f"{name}: {f'continuing at {done}' if done else 'training'} in {out}{shared}")
+        sys.stdout.flush()
+        progress = reporter(
+            name, learner.shown, start=done, end=plan.iterations, minutes=plan.minutes
+        )
     try:
-        iteration, signum = train(learner, directory, state, plan, progress, start=start)
+        iteration, signum = train(
+            learner, directory, state, plan, progress, start=start, ranks=ranks
+        )
         where = f"saved at iteration {iteration}"
     except Abandoned as abandoned:
         signum, where = abandoned.signum, "the last checkpoint stands"
     if signum is None:
-        print(f"{name}: {iteration} iterations in {out}")
+        if first:
+            print(f"{name}: {iteration} iterations in {out}")
         return 0
-    print(
-        f"metarl train: stopped by {signal.Signals(signum).name}, {where}; "
-        f"go on with: metarl train {name} --out {shlex.quote(str(out))} --resume",
-        file=sys.stderr,
-    )
+    if first:
+        print(
+            f"metarl train: stopped by {signal.Signals(signum).name}, {where}; "
+            f"go on with: metarl train {name} --out {shlex.quote(str(out))} --resume",
+            file=sys.stderr,
+        )
     return 128 + signum
 
 
@@ -161,12 +190,19 @@ def _fresh(experiment: Experiment, argv: Sequence[str]) -> TrainOptions[Any]:
     return parse(_kind(experiment), argv, prog=prog, default=TrainOptions(start))
 
 
-def _resumed(experiment: Experiment, argv: Sequence[str]) -> TrainOptions[Any]:
+def _timeout(argv: Sequence[str]) -> float:
+    """Value of --rank-timeout, which is needed before the other options can be read together."""
+    try:
+        return max(1.0, min(float(value_of(argv, "--rank-timeout") or ALONE.timeout), 86_400.0))
+    except ValueError:
+        return ALONE.timeout
+
+
+def _resumed(
+    experiment: Experiment, argv: Sequence[str], values: dict[str, Any]
+) -> TrainOptions[Any]:
     """Options of a run that goes on: its own, but for the few that may differ."""
-    out = value_of(argv, "--out")
-    if out is None:
-        raise InputError("--resume: name the run with --out")
-    values = read_config(out)
+    out = str(value_of(argv, "--out"))
     if values.get("experiment") != experiment.name:
         raise InputError(f"EXPERIMENT: {out} holds a run of {values.get('experiment')}")
     config, machine, seed = stored(Path(out), experiment, values)

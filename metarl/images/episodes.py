@@ -101,9 +101,10 @@ def sample_episodes(
     shots: int,
     queries: int,
     rotate: bool = True,
+    rows: slice = slice(None),
     device: torch.device | str = "cpu",
 ) -> tuple[Episode, Episode]:
-    """`draw_episodes` from all of ``data``, then `gather_episodes`."""
+    """`draw_episodes` from all of ``data``, then `gather_episodes` for some ``rows`` of them."""
     index = draw_episodes(
         rng,
         classes=data.images.shape[0],
@@ -114,7 +115,7 @@ def sample_episodes(
         queries=queries,
         rotate=rotate,
     )
-    return gather_episodes(data, index, device=device)
+    return gather_episodes(data, EpisodeIndex(*(x[rows] for x in index)), device=device)
 
 
 def repeat_support(support: Episode, steps: int) -> list[Episode]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from metarl.reduction import InOrder, Reduce, sum_over_ranks
 from metarl.rl.distributions import Distribution
 from metarl.rl.rollout import Rollout
 from metarl.rl.surrogates import leave_one_out
@@ -70,7 +71,12 @@ def score_weights(returns: Tensor, unit: Tensor) -> Tensor:
 
 
 def subsample(
-    batch: MetaBatch, fraction: float, generator: torch.Generator, *, least: int = 10
+    batch: MetaBatch,
+    fraction: float,
+    generator: torch.Generator,
+    *,
+    least: int = 10,
+    reduce: Reduce | InOrder | None = None,
 ) -> MetaBatch:
     """Keep the same random time steps of every support and of the query.
 
@@ -82,6 +88,7 @@ def subsample(
         fraction: of the time steps to keep, in (0, 1].
         generator: draws them.
         least: keep so many where there are; of short episodes a fraction says too little.
+        reduce: sums over the ranks that share the tasks, which all keep the same steps.
     """
     horizon = batch.query.mask.shape[2]
     # As many whatever runs: one shape, compiled once.
@@ -89,7 +96,8 @@ def subsample(
     if kept >= horizon:
         return batch
     masks = [one.mask for one in (*batch.supports, batch.query)]
-    running = torch.stack([mask.sum((0, 1)) for mask in masks]).any(0).cpu()
+    running = torch.stack([mask.sum((0, 1)) for mask in masks]).sum(0)
+    running = sum_over_ranks(running, reduce).cpu() > 0
     times = torch.randperm(horizon, generator=generator)
     times = torch.cat((times[running[times]], times[~running[times]]))
     times = times[:kept].sort().values.to(masks[0].device)

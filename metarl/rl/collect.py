@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.adaptation import adapt_path
+from metarl.distributed import ALONE, Ranks
 from metarl.errors import NonFiniteError
 from metarl.inner import InnerLoop
 from metarl.params import Params, expand_params
@@ -33,8 +34,8 @@ class Collected(NamedTuple):
     """What one meta-iteration sampled; without an update, an evaluation of adaptation.
 
     Attributes:
-        data: batches of all tasks.
-        path: ``[theta_0, ..., theta_K]`` of all tasks.
+        data: batches of all tasks; of this rank's where several share them.
+        path: ``[theta_0, ..., theta_K]`` of the same tasks.
         rollouts: the K support rollouts and the query rollout.
         env_steps: transitions sampled.
         invalid_episodes: episodes dropped because their physics diverged.
@@ -47,7 +48,7 @@ class Collected(NamedTuple):
     invalid_episodes: int
 
     def returns(self) -> Tensor:
-        """Mean undiscounted return after k = 0..K steps, ``(K + 1, task)``."""
+        """Mean undiscounted return of these tasks after k = 0..K steps, ``(K + 1, task)``."""
         return torch.stack([mean_return(rollout) for rollout in self.rollouts])
 
 
@@ -62,6 +63,7 @@ def adapt_by_acting(
     inner_steps: int,
     weighting: Weighting,
     seed: int,
+    block: tuple[int, int] | None = None,
     mapping: str = "auto",
     clock: Clock,
 ) -> Adapted:
@@ -77,13 +79,14 @@ def adapt_by_acting(
         inner_steps: K.
         weighting: rewards to weights.
         seed: keys all sampling noise.
+        block: where these tasks are part of more, see `Sampler.set_tasks`.
         mapping: of the adaptation.
         clock: collects ``sample`` and ``adapt``.
 
     Raises:
         NonFiniteError: a sample, a weight or an adapted parameter is not finite.
     """
-    sampler.set_tasks(tasks)
+    sampler.set_tasks(tasks, block=block)
     path = [expand_params(theta, len(tasks))]
     supports: list[Batch] = []
     rollouts: list[Rollout] = []
@@ -114,6 +117,7 @@ def collect_meta_batch(
     seed: int,
     mixed: int = 1,
     mapping: str = "auto",
+    ranks: Ranks = ALONE,
     clock: Clock,
 ) -> Collected:
     """`adapt_by_acting`, and sample once more after the last step.
@@ -122,20 +126,24 @@ def collect_meta_batch(
         theta: as in `adapt_by_acting`, like all arguments not named here.
         mixed: so many consecutive tasks make one batch: a single policy for all of them, which
             cannot adapt (``inner_steps`` 0).
+        ranks: share the tasks, of which the sampler has room for this rank's.
 
     Raises:
         NonFiniteError: a sample, a weight or an adapted parameter is not finite.
     """
+    rows = ranks.rows(len(tasks) // mixed)
+    first = rows.start * mixed
     adapted = adapt_by_acting(
         theta,
         policy=policy,
         objectives=objectives,
         sampler=sampler,
-        tasks=tasks,
+        tasks=tasks[first : rows.stop * mixed],
         inner=inner,
         inner_steps=inner_steps,
         weighting=weighting,
         seed=seed,
+        block=(first, len(tasks)),
         mapping=mapping,
         clock=clock,
     )
@@ -146,8 +154,9 @@ def collect_meta_batch(
     with clock("adapt"):
         weights, unit = weighting.split(rollout)
         query = make_batch(rollout, weights)
+    scores = score_weights(ranks.gather(mean_return(rollout)), ranks.gather(unit))[rows]
     return Collected(
-        MetaBatch(tuple(adapted.supports), query, score_weights(mean_return(rollout), unit)),
+        MetaBatch(tuple(adapted.supports), query, scores),
         adapted.path,
         [*adapted.rollouts, rollout],
         adapted.env_steps + counts.env_steps,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from metarl.distributed import ALONE, Ranks
 from metarl.errors import NonFiniteError
 from metarl.inner import InnerLoop
 from metarl.params import Params
@@ -27,6 +28,7 @@ def meta_step(
     objectives: PolicyObjectives,
     inner: InnerLoop,
     mapping: str = "auto",
+    ranks: Ranks = ALONE,
 ) -> tuple[Params, dict[str, float]]:
     """One meta-iteration: the whole flow of MAML for policies (Finn et al. 2017, algorithm 3).
 
@@ -40,6 +42,7 @@ def meta_step(
         objectives: the task functions that ``collect`` adapts by.
         inner: how a task adapts, as in ``collect``.
         mapping: of the policies before the update.
+        ranks: share the tasks, as in ``collect``.
 
     Returns:
         The new theta and the iteration's metrics.
@@ -52,8 +55,8 @@ def meta_step(
     with clock("adapt"):
         data = old_policy(objectives, theta, collected.data, mapping=mapping)
     # Before the update, which may move theta in place.
-    sampled = progress(collected)
-    sampled["inner_grad_norm"] = inner_gradient_norm(theta, collected.path, inner)
+    sampled = progress(collected, ranks)
+    sampled["inner_grad_norm"] = inner_gradient_norm(theta, collected.path, inner, ranks)
     try:
         new_theta, metrics = update(theta, data, clock)
     except NonFiniteError as error:

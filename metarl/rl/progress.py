@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from metarl.distributed import ALONE, Ranks
 from metarl.inner import InnerLoop
 from metarl.params import Params, split_rates
 from metarl.rates import rate_at, resolve_rates
@@ -12,13 +13,13 @@ from metarl.rl.distributions import Gaussian
 from metarl.rl.rollout import mean_return
 
 
-def progress(collected: Collected) -> dict[str, float]:
-    """What adaptation gained: means over tasks of returns before and after it.
+def progress(collected: Collected, ranks: Ranks = ALONE) -> dict[str, float]:
+    """What adaptation gained: means over the tasks of all ranks of returns before and after it.
 
     Without inner steps there is no gain to report, and with one task no confidence interval.
     """
-    before = mean_return(collected.rollouts[0]).double()
-    after = mean_return(collected.rollouts[-1]).double()
+    ends = torch.stack([mean_return(collected.rollouts[k]).double() for k in (0, -1)], 1)
+    before, after = ranks.gather(ends).unbind(1)
     metrics = {"return_after": float(after.mean())}
     if len(collected.rollouts) > 1:
         gain = after - before
@@ -26,17 +27,19 @@ def progress(collected: Collected) -> dict[str, float]:
         if len(gain) > 1:
             metrics["gain_ci95"] = 1.96 * float(gain.std(correction=1)) / math.sqrt(len(gain))
         metrics["worse_fraction"] = float((gain < 0).double().mean())
-    metrics["env_steps"] = float(collected.env_steps)
-    metrics["invalid_episodes"] = float(collected.invalid_episodes)
+    counts = torch.tensor([collected.env_steps, collected.invalid_episodes])
+    metrics["env_steps"], metrics["invalid_episodes"] = map(float, ranks.reduce(counts))
     distribution = collected.rollouts[0].distribution
-    if isinstance(distribution, Gaussian):
-        metrics["sigma"] = float(distribution.log_std[:, 0, 0].exp().mean())
+    if isinstance(distribution, Gaussian):  # the same for all tasks before adaptation
+        metrics["sigma"] = float(distribution.log_std[0, 0, 0].exp().mean())
     return metrics
 
 
 @torch.no_grad()
-def inner_gradient_norm(theta: Params, path: list[Params], inner: InnerLoop) -> float:
-    """Mean over tasks of the norm of the first inner step divided by its step sizes."""
+def inner_gradient_norm(
+    theta: Params, path: list[Params], inner: InnerLoop, ranks: Ranks = ALONE
+) -> float:
+    """Mean over all tasks of the norm of the first inner step divided by its step sizes."""
     if len(path) < 2:
         return 0.0
     params, learned = split_rates(theta)
@@ -47,4 +50,4 @@ def inner_gradient_norm(theta: Params, path: list[Params], inner: InnerLoop) -> 
         rate = rate_at(rates[name], params[name], 0)
         step = ((path[0][name] - path[1][name]) / rate).double()
         total += step.nan_to_num(0.0, 0.0, 0.0).flatten(1).square().sum(1).cpu()
-    return float(total.sqrt().mean())
+    return float(ranks.gather(total.sqrt()).mean())

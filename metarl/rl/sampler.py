@@ -16,10 +16,12 @@ from metarl.errors import InputError, NonFiniteError
 from metarl.mapping import one_intra_op_thread
 from metarl.params import Params, from_module
 from metarl.rl import vector
-from metarl.rl.distributions import Distribution, Gaussian
+from metarl.rl.distributions import Distribution
+from metarl.rl.mapped import check_params, one_by_one
+from metarl.rl.noise import action_noise
 from metarl.rl.rollout import Rollout, check_finite, empty_rollout, map_rollout
 from metarl.rl.stepping import run_episodes, run_lanes
-from metarl.streams import seed_of, stream
+from metarl.streams import seed_of
 
 Env = VectorEnv[Any, Any, Any]
 
@@ -48,6 +50,8 @@ class Sampler:
         timeout: seconds that a worker process may take for any answer.
         max_invalid: fraction of invalid episodes above which `collect` fails; it also fails when a
             task is left without any valid one.
+        exact: give the policy one task at a time, so that its actions do not depend, to the bit,
+            on how many there are. Slower.
 
     Raises:
         InputError: the environments do not fit.
@@ -61,15 +65,23 @@ class Sampler:
         horizon: int,
         timeout: float = 60.0,
         max_invalid: float = 0.25,
+        exact: bool = False,
     ) -> None:
         self.envs = [envs] if isinstance(envs, VectorEnv) else list(envs)
         self.episodes, self.horizon = episodes, horizon
         self.timeout, self.max_invalid = timeout, max_invalid
+        self.exact = exact
         self._tasks: list[vector.Task | None] = []
+        self._block = (0, 0)
         # The first row of the tasks each environment holds, to set them only when they change.
         self._held: list[int | None] = [None] * len(self.envs)
         for env in self.envs:
             vector.check_vector(env)
+            if exact and env.num_envs % episodes:
+                raise InputError(
+                    f"{env.num_envs} environments hold no whole tasks of {episodes} episodes, "
+                    "which exact results need: choose a multiple"
+                )
         space = self.envs[0].single_observation_space
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise InputError(
@@ -83,9 +95,18 @@ class Sampler:
         """Draw ``n`` tasks from the environment's task distribution."""
         return vector.sample_tasks(self.envs[0], n, rng, timeout=self.timeout)
 
-    def set_tasks(self, tasks: Sequence[vector.Task | None]) -> None:
-        """Choose the tasks of the collections to come; None is what the environments hold."""
+    def set_tasks(
+        self, tasks: Sequence[vector.Task | None], *, block: tuple[int, int] | None = None
+    ) -> None:
+        """Choose the tasks of the collections to come; None is what the environments hold.
+
+        Args:
+            tasks: to be sampled here.
+            block: ``(first, total)`` where these are part of ``total`` tasks, the others being
+                sampled elsewhere: each then has the noise it would have if all were sampled here.
+        """
         self._tasks = list(tasks)
+        self._block = (0, len(self._tasks)) if block is None else block
         self._held = [None] * len(self.envs)
 
     def collect(self, policy: nn.Module, params: Params, *, seed: int) -> tuple[Rollout, Counts]:
@@ -106,14 +127,15 @@ class Sampler:
             return self._collect(policy, {n: p.detach() for n, p in params.items()}, seed)
 
     def _collect(self, policy: nn.Module, params: Params, seed: int) -> tuple[Rollout, Counts]:
-        _check_params(params, len(self._tasks))
+        check_params(params, len(self._tasks))
         apply = getattr(policy, "map_tasks", None) or torch.func.vmap(from_module(policy)[1])
+        apply = one_by_one(apply) if self.exact else apply
         firsts, total = self._groups()
         with torch.inference_mode():
             one = {name: p[:1] for name, p in params.items()}
             like = apply(one, next(iter(one.values())).new_zeros(1, 1, self._observation_dim))
         out = empty_rollout(total, self.horizon, self._observation_dim, like)
-        noise = _action_noise(seed, out)
+        noise = action_noise(seed, out, self._block[0] * self.episodes)
         invalid = np.zeros(total, dtype=np.bool_)
 
         def run(lane: int, abandoned: Event) -> None:
@@ -156,7 +178,14 @@ class Sampler:
             vector.set_tasks(env, [self._tasks[i] for i in tasks], timeout=self.timeout)
             self._held[lane] = first
         start = seed_of(seed, "reset")
-        return vector.reset(env, seed=start, first=first, total=total, timeout=self.timeout)
+        before, all_rows = (tasks * self.episodes for tasks in self._block)
+        return vector.reset(
+            env,
+            seed=start,
+            first=before + first,
+            total=max(all_rows, before + total),
+            timeout=self.timeout,
+        )
 
     def _act(
         self, apply: Callable[[Params, Tensor], Distribution], params: Params, rows: slice
@@ -164,7 +193,7 @@ class Sampler:
         """The policy of some rows, ``(row, feature) -> (row, action)``."""
         like = next(iter(params.values()))
         device, dtype = like.device, like.dtype
-        if all(p.stride(0) == 0 for p in params.values()):
+        if not self.exact and all(p.stride(0) == 0 for p in params.values()):
             # One value that all tasks see, as expand_params gives it: one task of all rows.
             group, own = rows.stop - rows.start, {name: p[:1] for name, p in params.items()}
         else:
@@ -213,30 +242,3 @@ class Sampler:
             return x.to(device, kind).reshape(tasks, self.episodes, *x.shape[1:])
 
         return map_rollout(shaped, out), counts
-
-
-def _action_noise(seed: int, out: Rollout) -> Tensor:
-    """All noise of `sample`, one block: a row's part does not depend on the rows behind it."""
-    rng = stream(seed, "action-noise")
-    if isinstance(out.distribution, Gaussian):
-        noise = rng.standard_normal(out.actions.shape, dtype=np.float32)
-    else:
-        noise = rng.random(out.actions.shape, dtype=np.float32)
-    return torch.from_numpy(noise).to(out.actions.device)
-
-
-def _check_params(params: Params, tasks: int) -> None:
-    for name, p in params.items():
-        if len(p) != tasks:
-            raise InputError(
-                f"parameter {name} is for {len(p)} tasks, but set_tasks was given {tasks}"
-            )
-        if not torch.isfinite(p.sum()):
-            finite = p.flatten(1).isfinite().all(1)
-            if not finite.all():
-                task = int((~finite).nonzero()[0])
-                raise NonFiniteError(
-                    f"parameter {name} of task {task} is not finite before sampling",
-                    place=f"parameter {name}",
-                    task=task,
-                )

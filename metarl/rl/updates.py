@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from metarl.errors import NonFiniteError
 from metarl.mapping import ChunkFunction, each, resolve_mapping, run_chunks
 from metarl.objective import Objective, mean_over_tasks
 from metarl.params import Params
+from metarl.reduction import InOrder, Reduce
 from metarl.rl.batches import MetaBatch, subsample, task_arrays
 from metarl.rl.clock import Clock
 from metarl.rl.distributions import Distribution
@@ -48,6 +50,7 @@ def trpo_update(
     generator: torch.Generator,
     damping: float = 1e-5,
     mapping: str = "auto",
+    reduce: Reduce | InOrder | None = None,
     clock: Clock,
 ) -> tuple[Params, Metrics]:
     """One `trust_region_step` on the surrogate after adaptation.
@@ -65,14 +68,16 @@ def trpo_update(
         generator: draws them.
         damping: added to the Fisher matrix's diagonal.
         mapping: see `mean_over_tasks`.
+        reduce: likewise, where ranks share the tasks.
         clock: collects ``gradient``, ``fisher`` and ``line_search``.
 
     Returns:
         The new theta (the same object where the step was rejected), and metrics.
     """
-    few = subsample(data, fisher_fraction, generator)
-    whole = mean_over_tasks(objectives.surrogate, data, mapping=mapping)
-    products = mean_over_tasks(objectives.surrogate, few, fisher=objectives.fisher, mapping=mapping)
+    few = subsample(data, fisher_fraction, generator, reduce=reduce)
+    shared: Any = {"mapping": mapping, "reduce": reduce}
+    whole = mean_over_tasks(objectives.surrogate, data, **shared)
+    products = mean_over_tasks(objectives.surrogate, few, fisher=objectives.fisher, **shared)
     timed = whole._replace(
         value=clock.timed("line_search", whole.value),
         gradient=clock.timed("gradient", whole.gradient),
@@ -95,10 +100,11 @@ def adam_update(
     optimizer: torch.optim.Optimizer,
     *,
     mapping: str = "auto",
+    reduce: Reduce | InOrder | None = None,
     clock: Clock,
 ) -> Metrics:
     """One step of a torch optimiser on the surrogate after adaptation; ``theta`` moves in place."""
-    objective = mean_over_tasks(objectives.surrogate, data, mapping=mapping)
+    objective = mean_over_tasks(objectives.surrogate, data, mapping=mapping, reduce=reduce)
     with clock("gradient"):
         loss, kl = _descend(objective, theta, optimizer)
     return {"loss": float(loss), "kl": float(kl), "step_accepted": 1.0}
@@ -114,6 +120,7 @@ def promp_update(
     penalty: float,
     target_kl: float = 0.01,
     mapping: str = "auto",
+    reduce: Reduce | InOrder | None = None,
     clock: Clock,
 ) -> tuple[Metrics, float]:
     """ProMP (Rothfuss et al. 2019): clipped surrogate with a penalty on the inner KL.
@@ -131,14 +138,15 @@ def promp_update(
     start = {name: p.detach().clone() for name, p in theta.items()}
     moments = copy.deepcopy(optimizer.state_dict())
     weights = data.query.mask.new_full((len(data.query.mask),), penalty)
-    objective = mean_over_tasks(objectives.clipped, (data, weights), mapping=mapping)
+    shared: Any = {"mapping": mapping, "reduce": reduce}
+    objective = mean_over_tasks(objectives.clipped, (data, weights), **shared)
     try:
         with clock("gradient"):
             for _ in range(epochs):
                 loss, _ = _descend(objective, theta, optimizer)
         with clock("line_search"):
             _, inner_kl = objective.value(theta)
-            _, kl = mean_over_tasks(objectives.surrogate, data, mapping=mapping).value(theta)
+            _, kl = mean_over_tasks(objectives.surrogate, data, **shared).value(theta)
             require_finite({"inner KL": inner_kl, "KL": kl})
     except NonFiniteError:
         with torch.no_grad():

@@ -13,6 +13,7 @@ from metarl.runs.checkpoint import Best, Snapshot
 from metarl.runs.directory import ATTEMPTS, Run
 from metarl.runs.documents import read_json, write_json
 from metarl.runs.export import export_params
+from metarl.runs.failures import keep_failure
 from metarl.runs.metrics import read_metrics
 from metarl.runs.opening import open_run
 from metarl.runs.reading import (
@@ -33,6 +34,7 @@ __all__ = [
     "RunRecord",
     "Snapshot",
     "export_params",
+    "keep_failure",
     "load_checkpoint",
     "open_run",
     "prune_run",

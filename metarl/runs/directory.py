@@ -17,8 +17,9 @@ from typing import Any, Self
 
 from metarl.errors import CheckpointError, NonFiniteError, RunWarning, SaveError
 from metarl.log import Log, Settings
-from metarl.runs import arrays, documents, files
+from metarl.runs import documents, files
 from metarl.runs.checkpoint import Best, Snapshot, directory_name, write_checkpoint
+from metarl.runs.failures import keep_failure
 from metarl.runs.faults import fault_point
 from metarl.runs.metrics import METRICS, cut_metrics
 from metarl.runs.reading import BEST, CHECKPOINTS, explain, survey
@@ -233,16 +234,7 @@ class Run:
         They may hold NaN and infinities, and nothing loads them back. None when there are none, or
         when they cannot be written: what is being reported matters more.
         """
-        if not error.batch:
-            return None
-        path = self.path / "failures" / f"{directory_name(iteration)}.npz"
-        try:
-            path.parent.mkdir(exist_ok=True)
-            files.replace(path, arrays.encode({k: arrays.plain(v) for k, v in error.batch.items()}))
-        except (OSError, TypeError) as problem:
-            warnings.warn(f"no batch kept: {problem}", RunWarning, stacklevel=2)
-            return None
-        return path
+        return keep_failure(self.path, directory_name(iteration), error)
 
     def _opened_log(self) -> Log:
         if self._log is None:

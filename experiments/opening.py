@@ -1,0 +1,87 @@
+"""How a run begins or goes on: the first rank opens it, and tells the others what it holds."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from metarl.distributed import Ranks
+from metarl.errors import InputError
+from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_config
+from metarl.runs.reading import holds_run
+
+from .family import State
+from .options import value_of
+from .state import put_params, share
+
+
+def stored_values(argv: Sequence[str], ranks: Ranks) -> dict[str, Any] | None:
+    """``config.json`` of the run to go on with, None for a new one.
+
+    A run goes on with --resume, or where torchrun starts its ranks again after a failure.
+
+    Raises:
+        InputError: it is not named.
+    """
+    out = value_of(argv, "--out")
+
+    def read() -> str:
+        restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        if out is None:
+            if "--resume" in argv:
+                raise InputError("--resume: name the run with --out")
+            if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+                raise InputError("--out: torchrun --max-restarts finds the run again by it")
+            return "null"
+        goes_on = "--resume" in argv or (restarted and holds_run(Path(out)))
+        return json.dumps(read_config(out)) if goes_on and ranks.rank == 0 else "null"
+
+    values: dict[str, Any] | None = json.loads(ranks.share(ranks.together(read).encode()))
+    return values
+
+
+def start_from(path: str, state: State, ranks: Ranks) -> None:
+    """Put a checkpoint's parameters into a fresh state.
+
+    Raises:
+        InputError: there is no such checkpoint, or it is of another model.
+    """
+
+    def put(saved: Snapshot | None) -> None:
+        assert saved is not None
+        put_params(state.params, saved.params)
+
+    try:
+        first = ranks.together(lambda: load_checkpoint(path) if ranks.rank == 0 else None)
+        saved = share(first, ranks)
+        ranks.together(lambda: put(saved))
+    except InputError as error:
+        raise InputError(f"--from {path}: {error}") from None
+
+
+@contextmanager
+def opened(
+    out: Path, config: dict[str, Any] | None, ranks: Ranks
+) -> Iterator[tuple[Run | Path, Snapshot | None]]:
+    """The run directory, which the other ranks know by its path, and what it goes on from.
+
+    Args:
+        out: the directory.
+        config: of a new run; None goes on with the one there.
+        ranks: all of them.
+
+    Raises:
+        InputError, CheckpointError, SaveError: see `open_run` and `Run.load`.
+    """
+
+    def start() -> tuple[Run | Path, Snapshot | None]:
+        if ranks.rank > 0:
+            return out, None
+        run = stack.enter_context(open_run(out, config, resume=config is None))
+        return run, run.load() if config is None else None
+
+    with ExitStack() as stack:
+        directory, saved = ranks.together(start)
+        yield directory, share(saved, ranks)

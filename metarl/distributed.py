@@ -1,0 +1,260 @@
+"""Ranks: processes that share the tasks of every meta-iteration, started by torchrun.
+
+Every rank holds theta and computes the same updates of it; only tasks are shared out, by `rows`.
+What crosses between ranks is sums (`reduce`), numbers of tasks (`gather`) and what the first rank
+decides or reads (`first`, `share`). It crosses on the CPU, by gloo, whatever the device.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from .errors import InputError, NonFiniteError, RankError
+from .reduction import InOrder, Reduce
+
+T = TypeVar("T")
+# Python handles no signal while it waits, and a rank learns of others' trouble after so long.
+_SLICE_SECONDS = 0.5
+# Above this rank's own time limit, which names the rank that is late.
+_MARGIN_SECONDS = 60.0
+
+
+def launched() -> bool:
+    """Whether a launcher started this process as one of several ranks."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return all(name in os.environ for name in names) and os.environ["WORLD_SIZE"] != "1"
+
+
+class Ranks(NamedTuple):
+    """The place of this process among the others; alone by default, when nothing is exchanged.
+
+    All ranks must call the collective functions (all but `rows`, `reducer` and `own_tasks`) in the
+    same order. Each raises `RankError` where another rank failed, or gave no answer for `timeout`.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: number of ranks.
+        timeout: seconds to wait for the others.
+        store: what ranks leave notes in when they fail.
+    """
+
+    rank: int = 0
+    size: int = 1
+    timeout: float = 300.0
+    store: Any = None
+
+    def rows(self, tasks: int) -> slice:
+        """Which of ``tasks`` tasks are this rank's: contiguous, the first ranks have one more.
+
+        Raises:
+            InputError: there are more ranks than tasks.
+        """
+        if tasks < self.size:
+            raise InputError(f"{self.size} ranks cannot share {tasks} tasks: start fewer ranks")
+        each, more = divmod(tasks, self.size)
+        start = self.rank * each + min(self.rank, more)
+        return slice(start, start + each + (self.rank < more))
+
+    def reducer(self, exact: bool) -> Reduce | InOrder | None:
+        """What `mean_over_tasks` and `meta_loss` take as ``reduce``.
+
+        Args:
+            exact: add up the tasks in their order, so that sums do not depend on the number of
+                ranks to the bit, as long as every task is a chunk of its own.
+        """
+        if self.size == 1:
+            return None
+        return InOrder(self.gather) if exact else self.reduce
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """Sum of a tensor over ranks, the same bits on all."""
+        if self.size == 1:
+            return x
+        total = x.detach().cpu().clone()
+        self._wait(lambda dist: dist.all_reduce(total, async_op=True))
+        return total.to(x.device)
+
+    def each(self, x: Tensor) -> Tensor:
+        """The tensors ``(...)`` of all ranks, ``(rank, ...)``, on every rank."""
+        if self.size == 1:
+            return x.unsqueeze(0)
+        own = x.detach().cpu().contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        self._wait(lambda dist: dist.all_gather(parts, own, async_op=True))
+        return torch.stack(parts).to(x.device)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """All ranks' rows ``(own, ...) -> (all, ...)``, in the order of ranks, on every rank."""
+        if self.size == 1:
+            return rows
+        counts = self.each(torch.tensor(len(rows))).tolist()
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+        padded[: len(rows)] = rows.detach()
+        parts = self.each(padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def share(self, data: bytes) -> bytes:
+        """The first rank's bytes."""
+        if self.size == 1:
+            return data
+        count = torch.tensor([len(data)])
+        self._wait(lambda dist: dist.broadcast(count, 0, async_op=True))
+        box = torch.empty(int(count), dtype=torch.uint8)
+        if self.rank == 0:
+            box = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else box
+        self._wait(lambda dist: dist.broadcast(box, 0, async_op=True))
+        return box.numpy().tobytes()
+
+    def first(self, value: bool) -> bool:
+        """The first rank's decision."""
+        return self.share(b"1" if value else b"0") == b"1"
+
+    def together(self, fn: Callable[[], T]) -> T:
+        """Call ``fn`` on every rank; where it fails on any, none goes on.
+
+        The first rank that failed raises its error, the others leave silently with its exit code.
+        Not for what contains collective calls.
+        """
+        if self.size == 1:
+            return fn()
+        failure: Exception | None = None
+        try:
+            value = fn()
+        except Exception as error:
+            failure = error
+        code = 0 if failure is None else int(getattr(failure, "exit_code", 1))
+        codes = self.each(torch.tensor(code))
+        if not codes.any():
+            return value
+        lowest = int(codes.nonzero()[0])
+        if failure is not None and lowest == self.rank:
+            raise failure
+        raise SystemExit(int(codes[lowest]))
+
+    def require_same(self, what: str, text: str) -> None:
+        """Refuse ranks whose ``text`` differs from the first rank's.
+
+        Raises:
+            InputError: on the first rank that differs, with the first line that does.
+        """
+        lines = self.share(text.encode()).decode().splitlines()
+
+        def check() -> None:
+            ours = text.splitlines()
+            if ours == lines:
+                return
+            pairs = zip([*ours, ""], [*lines, ""], strict=False)
+            one, other = next(p for p in pairs if p[0] != p[1])
+            raise InputError(
+                f"rank {self.rank} has another {what} than rank 0: {one.strip()} instead of "
+                f"{other.strip()}; all ranks need the same"
+            )
+
+        self.together(check)
+
+    @contextlib.contextmanager
+    def own_tasks(self, rows: slice) -> Iterator[None]:
+        """Say which rank and which of all tasks a `NonFiniteError` is about."""
+        try:
+            yield
+        except NonFiniteError as error:
+            if self.size > 1:
+                where = f"rank {self.rank}, with tasks {rows.start} to {rows.stop - 1}"
+                error.args = (f"{where}: {error}",)
+                if error.task is not None:
+                    error.task += rows.start
+            raise
+
+    def _wait(self, begin: Callable[[Any], Any]) -> None:
+        """Begin a collective operation and wait for it."""
+        import torch.distributed as dist
+
+        until = time.monotonic() + self.timeout
+        try:
+            work = begin(dist)
+        except RuntimeError as error:
+            raise self._failure(lost=True) from error
+        while True:
+            try:
+                work.wait(timedelta(seconds=_SLICE_SECONDS))
+                return
+            except RuntimeError as error:
+                late = time.monotonic() > until
+                if work.is_completed() or late or self._trouble():
+                    raise self._failure(lost=not late) from error
+
+    def _trouble(self) -> bool:
+        try:
+            return bool(self.store.check(["trouble"]))
+        except RuntimeError:  # the launcher has gone, and the store with it
+            return False
+
+    def _failure(self, *, lost: bool) -> RankError:
+        """Which rank is at fault: one that left a note, or the one that noticed nothing."""
+        silent = set(range(self.size)) - {self.rank}
+        happened = "died" if lost else f"gave no answer for {self.timeout:g} s"
+        with contextlib.suppress(RuntimeError):
+            self.store.set("trouble", "")
+            self.store.set(f"noticed/{self.rank}", "")
+            until = time.monotonic() + self.timeout
+            while time.monotonic() < until:
+                for rank in range(self.size):
+                    if self.store.check([f"failed/{rank}"]):
+                        note = self.store.get(f"failed/{rank}").decode()
+                        return RankError(f"rank {rank} failed: {note}")
+                silent = {r for r in silent if not self.store.check([f"noticed/{r}"])}
+                if len(silent) <= 1:
+                    break
+                time.sleep(0.05)
+        names = ", ".join(map(str, sorted(silent))) or "?"
+        return RankError(
+            f"rank {names} {happened}; the last checkpoint stands, go on with --resume (torchrun "
+            "--max-restarts does by itself)"
+        )
+
+
+ALONE = Ranks()
+
+
+@contextlib.contextmanager
+def joined(timeout: float = ALONE.timeout) -> Iterator[Ranks]:
+    """Join the other ranks where torchrun started several, else be alone.
+
+    Args:
+        timeout: seconds to wait for another rank, now and in every operation.
+
+    Raises:
+        RankError: the others did not come.
+    """
+    if not launched():
+        yield Ranks(timeout=timeout)
+        return
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
+        dist.init_process_group(
+            "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=timeout + _MARGIN_SECONDS),
+        )
+    except RuntimeError as error:
+        raise RankError(f"the ranks did not find each other: {error}") from error
+    try:
+        yield Ranks(rank, size, timeout, store)
+    except (RankError, SystemExit):
+        raise
+    except BaseException as error:
+        with contextlib.suppress(RuntimeError):
+            store.set(f"failed/{rank}", str(error) or type(error).__name__)
+        raise
+    dist.destroy_process_group()

@@ -1,0 +1,64 @@
+"""From sums over chunks of tasks to means over all tasks of all ranks."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from .mapping import count_tasks, sum_in_order
+
+Reduce = Callable[[Tensor], Tensor]
+"""Sums one flat tensor over ranks."""
+
+
+class InOrder(NamedTuple):
+    """In the place of a `Reduce`: sums in task order, the same to the bit on any number of ranks.
+
+    That holds where every task is a chunk of its own, as the mapping ``threads`` makes it. Slower:
+    every task's gradient travels.
+
+    Attributes:
+        gather: ``(own chunks, number) -> (all ranks' chunks, number)``, in task order.
+    """
+
+    gather: Callable[[Tensor], Tensor]
+
+
+def sum_over_ranks(x: Tensor, reduce: Reduce | InOrder | None) -> Tensor:
+    """Sum of one flat tensor of each rank."""
+    if reduce is None:
+        return x
+    if isinstance(reduce, InOrder):
+        total: Tensor = sum_in_order(list(reduce.gather(x[None])))
+        return total
+    return reduce(x)
+
+
+def mean_of_chunks(sums: list[Any], data: Any, reduce: Reduce | InOrder | None) -> Any:
+    """Mean over tasks from the chunks' sums; over ranks, sums and count travel in one tensor.
+
+    Args:
+        sums: one output a chunk, each summed over its tasks.
+        data: what was mapped, for the number of tasks.
+        reduce: sums over ranks; None where there are no others.
+    """
+    tasks = count_tasks(data)
+    if reduce is None:
+        return tree_map(lambda x: x / tasks, sum_in_order(sums))
+    leaves, spec = tree_flatten(sums[0])
+    if isinstance(reduce, InOrder):
+        rows = [_flat(x, tasks / len(sums)) for x in sums]
+        flat = sum_in_order(list(reduce.gather(torch.stack(rows))))
+    else:
+        flat = sum_over_ranks(_flat(sum_in_order(sums), tasks), reduce)
+    parts = torch.split(flat[1:] / flat[0], [x.numel() for x in leaves])
+    shaped = [part.view_as(x) for part, x in zip(parts, leaves, strict=True)]
+    return tree_unflatten(shaped, spec)
+
+
+def _flat(sums: Any, tasks: float) -> Tensor:
+    """The number of tasks and the sums in one vector."""
+    leaves = tree_leaves(sums)
+    return torch.cat([leaves[0].new_full((1,), tasks), *(x.reshape(-1) for x in leaves)])

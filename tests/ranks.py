@@ -1,0 +1,57 @@
+"""Ranks as forked children of a test, which find each other as torchrun's do."""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from children import Child, Tell, fork
+
+from metarl.distributed import Ranks, joined
+from metarl_experiments.__main__ import main
+
+
+def start(size: int, work: Callable[[int, Tell], int | None], **environment: str) -> list[Child]:
+    """Fork `size` ranks; each calls ``work(rank, tell)``."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def run(rank: int) -> Callable[[Tell], int | None]:
+        def begin(tell: Tell) -> int | None:
+            os.environ.update(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(size),
+                LOCAL_WORLD_SIZE=str(size),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+                **environment,
+            )
+            return work(rank, tell)
+
+        return begin
+
+    return [fork(run(rank)) for rank in range(size)]
+
+
+def on_ranks(size: int, work: Callable[[Ranks], str]) -> list[str]:
+    """What ``work(ranks)`` returns, one line, on each of `size` ranks."""
+
+    def join(_: int, tell: Tell) -> None:
+        with joined(timeout=30) as ranks:
+            tell(work(ranks))
+
+    children = start(size, join)
+    lines = [child.rest() for child in children]
+    assert [child.wait() for child in children] == [0] * size
+    return [line for (line,) in lines]
+
+
+def train_on(size: int, run: Path, argv: Sequence[str]) -> list[int]:
+    """`metarl train` on so many ranks, or alone; exit statuses."""
+    command = ["train", *argv, f"--out={run}"]
+    if size == 1:
+        return [main(command)]
+    children = start(size, lambda rank, tell: main(command))
+    return [child.wait() for child in children]
