@@ -20,6 +20,8 @@ from .plots.style import Figure
 from .results import ROOT, is_shipped
 from .view import show_curve
 
+SHOWN_VERSIONS = ("metarl-policies", "torch", "mujoco", "gymnasium", "python")
+
 
 def report(paths: Sequence[Path], out: Path) -> Path:
     """Write PNG and CSV of every figure, and ``index.html`` that holds them; the page's path.
@@ -52,7 +54,10 @@ def report(paths: Sequence[Path], out: Path) -> Path:
     text = page(
         f"{experiment.name}: {', '.join(label for label, _ in runs)}",
         figures,
-        [("After adaptation, mean and 95 % half-width", _rows(curves))],
+        [
+            ("What was run", [_made(label, one) for label, one in [(None, runs[0][1]), *runs]]),
+            ("After adaptation, mean and 95\u00a0% half-width", _rows(curves)),
+        ],
         [
             *module.notes(loaded),
             *(
@@ -101,9 +106,21 @@ def labels(paths: Sequence[Path]) -> list[str]:
     raise InputError("RUN: a run is named twice")
 
 
+def _made(label: str | None, one: Loaded) -> list[str]:
+    """A row of what a run is; the names of the columns where there is no label."""
+    config = one.record.config
+    made = {
+        "preset": config["preset"],
+        "seed": config["seed"],
+        "checkpoint": f"iteration {one.record.snapshot.iteration}",
+        **{name: config["versions"].get(name, "–") for name in SHOWN_VERSIONS},
+    }
+    return ["run", *made] if label is None else [label, *map(str, made.values())]
+
+
 def _rows(curves: Sequence[Curve]) -> list[list[str]]:
     steps = max(curve.evaluation["steps"] for curve in curves)
-    rows = [["run", *(f"{k} steps" for k in range(steps + 1))]]
+    rows = [["run", *(f"{k} step{'s' * (k != 1)}" for k in range(steps + 1))]]
     for label, evaluation, _ in curves:
         pairs = zip(evaluation["mean"], evaluation["ci95"], strict=True)
         cells = ["–" if m is None else f"{m:.3g} ± {h:.2g}" for m, h in pairs]

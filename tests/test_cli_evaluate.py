@@ -14,7 +14,7 @@ from commands import refuse, succeed, train_small
 from metarl.runs import read_config
 from metarl_experiments.__main__ import main
 from metarl_experiments.evaluate import FIELDS, compare
-from metarl_experiments.plots.style import COLOURS
+from metarl_experiments.plots.style import COLOURS, PALETTES
 
 
 @pytest.fixture(scope="module")
@@ -226,9 +226,13 @@ def test_run_named_twice_is_refused(run: Path, capfd: pytest.CaptureFixture[str]
     assert "twice" in capfd.readouterr().err
 
 
-def test_colours_differ_for_every_eye() -> None:
-    """Lightness differs between neighbours in the order of drawing."""
+@pytest.mark.parametrize(("theme", "paper"), [("light", 255.0), ("dark", 24.0)])
+def test_colours_differ_for_every_eye(theme: str, paper: float) -> None:
+    """Lightness differs between neighbours in the order of drawing, and from the paper."""
     light = [
-        sum(w * int(c[i : i + 2], 16) for w, i in ((0.3, 1), (0.59, 3), (0.11, 5))) for c in COLOURS
+        sum(w * int(c[i : i + 2], 16) for w, i in ((0.3, 1), (0.59, 3), (0.11, 5)))
+        for c in PALETTES[theme]
     ]
+    assert len(light) == len(COLOURS)
     assert all(abs(a - b) > 20 for a, b in itertools.pairwise(light))
+    assert all(abs(a - paper) > 80 for a in light)

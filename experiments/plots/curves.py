@@ -13,7 +13,7 @@ from .style import COLOURS, Figure, band, dashed, draw, ink, legend_below, log_s
 Evaluation = dict[str, Any]
 
 # More entries than these in a legend go below the figure.
-MANY = 5
+MANY = 3
 
 
 class Curve(NamedTuple):
@@ -95,7 +95,7 @@ def adaptation_curves(
         caption=f"Mean over {first['tasks']} held-out tasks; the bands are 95 % intervals of the "
         f"mean over tasks. 0 steps is the model before adaptation. {note}".strip(),
         rows=rows,
-        size=(7.0, 4.2 if entries <= MANY else 4.2 + 0.24 * math.ceil(entries / 2)),
+        size=(5.6, 3.8 if entries <= MANY else 3.8 + 0.24 * math.ceil(entries / 2)),
     )
 
 
@@ -146,7 +146,7 @@ def learning_curves(
         if log:
             log_scale(axes)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=9)
+            legend_below(canvas, axes)
 
     rows: list[list[Any]] = [["label", "tag", "iteration", "value"]]
     if cost is not None:
@@ -162,6 +162,7 @@ def learning_curves(
         caption="Training metrics are means over the iterations of a record; validation is on "
         "fixed tasks, after the trained number of steps.",
         rows=rows,
+        size=(5.6, 3.8 + 0.24 * math.ceil(1.5 * len(runs))),
     )
 
 

@@ -5,7 +5,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from .style import Figure
+from .style import Figure, inches
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1b1b; --line: #d5d8dc; }
@@ -15,7 +15,7 @@ _STYLE = """
 body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
        max-width: 60rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-figure { margin: 0; } img { max-width: 100%; height: auto; display: block; }
+figure { margin: 0; } img { width: 100%; height: auto; display: block; }
 figcaption, .note { font-size: 0.9rem; opacity: 0.8; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
@@ -62,10 +62,13 @@ def _source(image: bytes) -> str:
 
 def _figure(figure: Figure) -> str:
     text = html.escape
+    # Letters stay readable: what is wider than a phone scrolls, what is smaller is not blown up.
+    least, most = (round(inches(figure) * scale) for scale in (64, 136))
     return (
-        f"<h2>{text(figure.title)}</h2>\n<figure><picture>"
+        f'<h2>{text(figure.title)}</h2>\n<figure><div class="wide"><picture>'
         f'<source media="(prefers-color-scheme: dark)" srcset="{_source(figure.dark)}">'
-        f'<img src="{_source(figure.light)}" alt="{text(figure.title)}"></picture>'
+        f'<img src="{_source(figure.light)}" alt="{text(figure.title)}" '
+        f'style="min-width: {least}px; max-width: {most}px"></picture></div>'
         f"<figcaption>{text(figure.caption)}</figcaption></figure>"
     )
 

@@ -5,15 +5,23 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 matplotlib.use("Agg")
 
-# Okabe and Ito 2008; the order is that of the lines in a figure.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+# Okabe and Ito 2008, in the order of the lines in a figure; on dark paper their blue would drown.
+PALETTES = {
+    "light": ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"),
+    "dark": ("#4A9BD9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442"),
+}
+# Matplotlib's names for the palette of the style in force.
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+
+DPI = 144
 
 _COMMON = {
     "font.size": 11,
@@ -24,7 +32,7 @@ _COMMON = {
     "lines.linewidth": 1.8,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
-    "savefig.dpi": 144,
+    "savefig.dpi": DPI,
 }
 _INKS = {"light": ("#ffffff", "#1b1b1b"), "dark": ("#16181c", "#e8e8e8")}
 
@@ -56,6 +64,11 @@ def ink() -> str:
     return str(matplotlib.rcParams["text.color"])
 
 
+def inches(figure: Figure) -> float:
+    """Width, at which letters have the size of print."""
+    return int.from_bytes(figure.light[16:20], "big") / DPI
+
+
 def draw(
     paint: Callable[[Canvas], None],
     *,
@@ -63,7 +76,7 @@ def draw(
     title: str,
     caption: str,
     rows: Rows,
-    size: tuple[float, float] = (7.0, 4.2),
+    size: tuple[float, float] = (5.6, 3.8),
 ) -> Figure:
     """Paint a figure twice, for light and for dark pages.
 
@@ -82,6 +95,7 @@ def draw(
             ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), text
         )
         settings: dict[Any, Any] = {**_COMMON, **colours, "grid.color": text}
+        settings["axes.prop_cycle"] = cycler(color=PALETTES[theme])
         with matplotlib.rc_context(settings):
             canvas = Canvas(figsize=size)
             paint(canvas)

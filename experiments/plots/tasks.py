@@ -104,7 +104,7 @@ def _number(label: str, name: str, unit: str, values: np.ndarray, per_task: np.n
         axes.set(xlabel=f"{name} of the task{f' ({unit})' * bool(unit)}", ylabel="return")
         legend_below(canvas, axes, columns=3)
 
-    return _finish(paint, label, name, values[:, None], per_task, (7.0, 4.6))
+    return _finish(paint, label, name, values[:, None], per_task, (5.6, 4.2))
 
 
 def _strips(
@@ -128,7 +128,7 @@ def _strips(
         legend_below(canvas, axes, columns=3)
 
     return _finish(
-        paint, label, name, values[:, None], per_task, (7.0, 4.6), " Bars are the means."
+        paint, label, name, values[:, None], per_task, (5.6, 4.2), " Bars are the means."
     )
 
 
@@ -159,7 +159,7 @@ def _plane(label: str, name: str, unit: str, values: np.ndarray, per_task: np.nd
         canvas.colorbar(drawn, ax=panels, label="return", location="bottom", shrink=0.6)
 
     return _finish(
-        paint, label, name, values, per_task, (7.2, 4.2), " The cross is the start, (0, 0)."
+        paint, label, name, values, per_task, (7.2, 3.5), " The cross is the start, (0, 0)."
     )
 
 
