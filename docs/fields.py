@@ -1,4 +1,4 @@
-"""Shapes that stand beside fields as comments, shown in the API reference."""
+"""Shapes that stand beside the fields of NamedTuples as comments, shown in the API reference."""
 
 from typing import Any
 
@@ -10,7 +10,9 @@ class FieldComments(griffe.Extension):
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
         """Called for every attribute that is read from the sources."""
-        if attr.docstring or not isinstance(attr.parent, griffe.Class) or attr.lineno is None:
+        owner = attr.parent
+        named = isinstance(owner, griffe.Class) and "NamedTuple" in map(str, owner.bases)
+        if attr.docstring or not named or attr.lineno is None:
             return
         line = attr.lines_collection[attr.filepath][attr.lineno - 1]
         _, mark, comment = line.partition("  # ")

@@ -1,10 +1,10 @@
 """Runs on disk: durable checkpoints, the record of metrics, one owner, readers that need no lock.
 
-    with open_run(path, config) as run:                   a new run
-    with open_run(path, resume=True) as run:              one to continue
-        start = run.load()                                None: from iteration 0
-        run.log({"iteration": n, "train/loss": loss})     first the record,
-        run.save(Snapshot(n, params, optimizer, state))   then the checkpoint that commits it
+    with open_run(path, config) as run:                  # a new run
+    with open_run(path, resume=True) as run:             # one to continue
+        start = run.load()                               # None: from iteration 0
+        run.log({"iteration": n, "loss": loss})          # first the record,
+        run.save(Snapshot(n, params, optimizer, state))  # then what commits it
 
 Arrays go in and come out as numpy's. Nothing here can unpickle.
 """
