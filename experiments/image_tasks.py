@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from metarl.distributed import ALONE, Ranks
-from metarl.errors import InputError
+from metarl.errors import NoDataError
 from metarl.images import (
     DenseNet,
     Episode,
@@ -68,7 +68,7 @@ class Source:
         """Look whether the data set is there.
 
         Raises:
-            InputError: it is not.
+            NoDataError: it is not.
         """
         if self.config.dataset == "omniglot":
             omniglot_sources(self.config.data)
@@ -90,7 +90,7 @@ class Source:
     def _mini_root(self) -> Path:
         root = self.config.data or os.environ.get("METARL_DATA")
         if not root:
-            raise InputError("no data root: give --data DIR or set METARL_DATA")
+            raise NoDataError("no data root: give --data DIR or set METARL_DATA")
         return Path(root)
 
     def tasks(

@@ -23,6 +23,10 @@ class InputError(MetarlError, ValueError):
     exit_code = 2
 
 
+class NoDataError(InputError):
+    """A data set is not where it was looked for; the message says how to obtain it."""
+
+
 class CheckpointError(MetarlError):
     """A checkpoint (or every one of a run) does not verify."""
 

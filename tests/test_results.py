@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from commands import train_small
 
-from metarl.errors import InputError
+from metarl.errors import InputError, NoDataError
 from metarl_experiments import results
 from metarl_experiments.results import check_run, documents, evaluations, fill, main, ship
 
@@ -81,6 +81,35 @@ def test_table_of_the_sinusoid() -> None:
     assert "| MAML, the paper's | 0.67 | 0.38 | 0.35 |" in table
     diverged = fill(text, groups([3.0, 0.5, *[None] * 9]))
     assert "| 0.50 | not finite | not finite |" in diverged
+
+
+def test_table_of_accuracies() -> None:
+    def evaluation(mean: float, support: float) -> dict[str, Any]:
+        variants = {"shots": 1, "support, 1 queries": {"mean": [0.2, support], "ci95": [0, 0.004]}}
+        return {"mean": [0.2, mean], "ci95": [0.1, 0.003], "variants": variants}
+
+    name = "omniglot-5way-1shot"
+    text = f"<!-- results:accuracies {name} omniglot-20way-1shot -->\n<!-- /results -->"
+    table = fill(text, {name: [evaluation(0.9912, 0.98)]})
+    assert "| MAML, ours | 99.1 ± 0.3 |  |" in table
+    assert "| MAML, the support's moments, ours | 98.0 ± 0.4 |  |" in table
+    assert "| MAML, published | 98.7 ± 0.4 | 95.8 ± 0.3 |" in table
+    assert "| MAML++, published | 99.5 | 97.7 |" in table
+    assert "first order, ours" not in table
+    table = fill(text, {name: [evaluation(0.99, 0.98), evaluation(0.992, 0.97)]})
+    assert "| 99.1 (99.0 to 99.2), 2 seeds |" in table
+
+
+def test_check_tells_what_it_cannot_re_evaluate(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without_data(path: Path) -> list[str]:
+        raise NoDataError(f"no pictures for {path}")
+
+    monkeypatch.setattr(results, "documents", list)
+    monkeypatch.setattr(results, "check_run", without_data)
+    assert main(["check"]) == 0
+    assert "sinusoid/seed-0: not re-evaluated: no pictures" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("marker", ["median sinusoid 1", "mean cheetah 1", "mean sinusoid 30"])

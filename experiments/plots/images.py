@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure as Canvas
 
 import metarl
-from metarl.errors import InputError
+from metarl.errors import NoDataError
 
 from ..catalog import package_data
 from ..evaluate import Loaded
@@ -75,7 +75,7 @@ def figures(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list
     drawn = [adaptation_curves(curves, points), learning_curves(runs)]
     try:
         drawn.insert(1, sheet(*runs[0]))
-    except InputError:
+    except NoDataError:
         # A report of shipped runs needs no pictures.
         return drawn
     return drawn

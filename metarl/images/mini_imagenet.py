@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarl.errors import InputError
+from metarl.errors import InputError, NoDataError
 
 from .archives import Limits, read_folder
 from .cache import cached, fingerprint
@@ -61,8 +61,8 @@ def load_mini_imagenet(
         classes: number of classes of each split.
 
     Raises:
-        InputError: nothing of that layout is there (the message says how to obtain it), a file is
-            missing or damaged, or the counts are not the data set's.
+        NoDataError: nothing of that layout is there; the message says how to obtain it.
+        InputError: a file is missing or damaged, or the counts are not the data set's.
     """
     if split not in SPLITS:
         raise InputError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
@@ -85,7 +85,7 @@ def load_mini_imagenet(
 
         loaded = cached(f"mini-imagenet-{split}", key, build, folder=cache)
         return _checked(loaded, found, classes[split])
-    raise InputError(f"{folder} holds no {split} split. {HOW_TO_OBTAIN}")
+    raise NoDataError(f"{folder} holds no {split} split. {HOW_TO_OBTAIN}")
 
 
 def _read_folders(folder: Path) -> Iterator[_Picture]:

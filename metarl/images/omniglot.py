@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metarl.errors import InputError
+from metarl.errors import InputError, NoDataError
 
 from .archives import read_folder, read_zip
 from .cache import cached, fingerprint
@@ -34,11 +34,11 @@ def omniglot_sources(root: Path | str | None = None) -> list[Path]:
             or these unpacked; None: the environment's ``METARL_DATA``.
 
     Raises:
-        InputError: no root, or a part is missing there; the message says how to obtain it.
+        NoDataError: no root, or a part is missing there; the message says how to obtain it.
     """
     given = root if root is not None else os.environ.get("METARL_DATA")
     if not given:
-        raise InputError(
+        raise NoDataError(
             "no data root: give --data DIR or set METARL_DATA; `metarl download omniglot` fills it"
         )
     folder = Path(given) / "omniglot"
@@ -47,7 +47,7 @@ def omniglot_sources(root: Path | str | None = None) -> list[Path]:
         choices = (folder / f"{part}.zip", folder / part)
         found = [path for path in choices if path.exists()]
         if not found:
-            raise InputError(
+            raise NoDataError(
                 f"{choices[0]} does not exist, nor does the folder {choices[1]}: "
                 f"run `metarl download omniglot --data {given}`, or put the official archives there"
             )
@@ -73,7 +73,8 @@ def load_omniglot(
         parts: name of each part and its number of characters.
 
     Raises:
-        InputError: a source is missing, damaged or hostile, or structure and counts are not the
+        NoDataError: a source is missing.
+        InputError: a source is damaged or hostile, or structure and counts are not the
             data set's. The message names the file.
     """
     sources = omniglot_sources(root)
