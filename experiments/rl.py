@@ -67,7 +67,12 @@ class PolicyLearner:
             sampling_correction=config.sampling_correction,
             clip=config.clip,
         )
-        self.weighting = Weighting(config.discount, config.gae_lambda, config.bootstrap_time_limit)
+        self.weighting = Weighting(
+            config.discount,
+            config.gae_lambda,
+            config.bootstrap_time_limit,
+            best_reward=config.best_reward,
+        )
 
     def _sampler(
         self, tasks: int, episodes: int, task_range: tuple[float, float] | None = None

@@ -68,6 +68,8 @@ class Config:
         discount: gamma.
         gae_lambda: lambda of the generalised advantage estimator.
         bootstrap_time_limit: value the state at the time limit instead of 0.
+        best_reward: reward of a time step with nothing left to gain; each task's inner step is then
+            as long as its mean reward is below it (Polyak's step size) instead of all alike.
         hidden: widths of the policy's hidden layers.
         activation: between them.
         init_std: standard deviation of the actions at the start.
@@ -108,6 +110,7 @@ class Config:
     discount: Fraction = 0.99
     gae_lambda: Fraction = 1.0
     bootstrap_time_limit: bool = False
+    best_reward: Annotated[float, Range(-1e9, 1e9)] | None = None
     hidden: tuple[Annotated[int, Range(1, 10_000)], ...] = (100, 100)
     activation: Literal["relu", "tanh"] = "relu"
     init_std: Positive = 1.0

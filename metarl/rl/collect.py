@@ -98,7 +98,7 @@ def adapt_by_acting(
         env_steps += counts.env_steps
         invalid += counts.invalid_episodes
         with clock("adapt"), torch.no_grad():
-            supports.append(make_batch(rollout, weighting(rollout)))
+            supports.append(make_batch(rollout, weighting.support(rollout)))
             path = adapt_path(objectives.inner_loss, theta, tuple(supports), inner, mapping=mapping)
         _require_finite(path[-1], supports)
     return Adapted(supports, path, rollouts, env_steps, invalid)

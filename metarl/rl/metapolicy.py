@@ -177,7 +177,12 @@ def _built(config: Mapping[str, Any], theta: Params) -> MetaPolicy:
         config["inner_steps"],
         tuple(config["later_lr_factors"]),
         config["inner_surrogate"],
-        Weighting(config["discount"], config["gae_lambda"], config["bootstrap_time_limit"]),
+        Weighting(
+            config["discount"],
+            config["gae_lambda"],
+            config["bootstrap_time_limit"],
+            best_reward=config["best_reward"],
+        ),
         config["evaluation_episodes"] or config["episodes"],
         env["horizon"],
         env["id"],

@@ -19,6 +19,9 @@ class Weighting:
         bootstrap_time_limit: use V of the final observation at the time limit.
         baseline: ``"linear"`` (features of observation and time) or ``"zero"``.
         standardized: mean 0 and standard deviation 1 per task.
+        best_reward: reward of a time step with nothing left to gain. Where it is known, a task's
+            inner step is scaled by its `regret`; else standardised weights make the steps of all
+            tasks about equally long, however far each has to go.
     """
 
     discount: float = 0.99
@@ -26,10 +29,18 @@ class Weighting:
     bootstrap_time_limit: bool = False
     baseline: Literal["linear", "zero"] = "linear"
     standardized: bool = True
+    best_reward: float | None = None
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """Weights ``(task, episode, time)``."""
         return self.split(rollout)[0]
+
+    def support(self, rollout: Rollout) -> Tensor:
+        """Weights of an inner step ``(task, episode, time)``: these, times the task's regret."""
+        weights = self(rollout)
+        if self.best_reward is None:
+            return weights
+        return weights * regret(rollout, self.best_reward)[:, None, None].to(weights.dtype)
 
     def split(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Weights, and the unit ``(task,)`` that each task's are in: 1 if not standardised."""
@@ -46,3 +57,15 @@ class Weighting:
         # In float64, or the rounding of equal weights would be blown up to size 1.
         wide, mask = raw.double(), rollout.mask.double()
         return standardize(wide, mask).to(raw.dtype), masked_std(wide, mask).to(raw.dtype)
+
+
+def regret(rollout: Rollout, best_reward: float) -> Tensor:
+    """``max(0, best_reward - mean reward)`` over each task's valid steps: ``(task,)``, float64.
+
+    Polyak's step size ``(f(x) - f*) / |f'(x)|^2`` (Polyak 1987, section 5.3.2) with ``f`` the mean
+    cost of a time step; standardised weights stand for its denominator. The cost of a distance has
+    a gradient of one length everywhere: only its value tells how far there is to go.
+    """
+    rewards, mask = rollout.rewards.double(), rollout.mask.double()
+    mean = (rewards * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
+    return (best_reward - mean).clamp(min=0)
