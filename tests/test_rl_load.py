@@ -93,9 +93,10 @@ def test_adapts_as_the_evaluation_does(runs: Path, name: str) -> None:
         assert distance(found, theirs) < 1e-6
         assert len(policy.returns) == steps
     mutants = [
-        replace(metapolicy, later_lr_factors=(1.0,)),
+        replace(metapolicy, later_lr_factors=(0.7,)),
         replace(metapolicy, inner_steps=9, later_lr_factors=(0.5,)),
         replace(metapolicy, weighting=replace(metapolicy.weighting, discount=0.5)),
+        replace(metapolicy, weighting=replace(metapolicy.weighting, best_reward=1.0)),
         replace(metapolicy, episodes=4),
         replace(metapolicy, horizon=8),
     ]
