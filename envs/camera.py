@@ -26,18 +26,16 @@ class Camera:
         return {"model": self.model, "_context": None}
 
     def _open(self) -> None:
-        self._gl = _graphics_context()
-        self._gl.make_current()
         quality = self.model.vis.global_
         quality.offwidth = max(quality.offwidth, _WIDTH)
         quality.offheight = max(quality.offheight, _HEIGHT)
+        self._gl, self._context = _graphics_context(self.model)
         self._data = mujoco.MjData(self.model)
         self._scene = mujoco.MjvScene(self.model, maxgeom=1000)
         self._view = mujoco.MjvCamera()
         self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._view.fixedcamid = 0
         self._option = mujoco.MjvOption()
-        self._context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
 
     def picture(self, state: Array) -> NDArray[np.uint8]:
@@ -76,8 +74,8 @@ class Camera:
             self._context = None
 
 
-def _graphics_context() -> Any:
-    """OpenGL context: MUJOCO_GL's choice, else off-screen EGL, or a hidden window.
+def _graphics_context(model: mujoco.MjModel) -> tuple[Any, mujoco.MjrContext]:
+    """OpenGL and drawing contexts: MUJOCO_GL's choice, else off-screen EGL, or a hidden window.
 
     OSMesa has to be chosen: once EGL was tried, it cannot load in the same process.
     """
@@ -91,7 +89,9 @@ def _graphics_context() -> Any:
     reasons = []
     for backend in backends:
         try:
-            return import_module(f"mujoco.{backend}").GLContext(_WIDTH, _HEIGHT)
+            gl = import_module(f"mujoco.{backend}").GLContext(_WIDTH, _HEIGHT)
+            gl.make_current()
+            return gl, mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         except Exception as error:  # each backend fails in its own way, down to AttributeError
             reasons.append(f"{backend}: {type(error).__name__}: {error}")
     raise RuntimeError(

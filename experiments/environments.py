@@ -84,6 +84,10 @@ def _refusals(env: EnvConfig) -> Iterator[None]:
         raise
     except (GymnasiumError, ModuleNotFoundError) as error:
         raise InputError(f"--env.id {env.id}: {str(error).splitlines()[0]}") from None
+    except RuntimeError as error:
+        if "MUJOCO_GL" not in str(error):
+            raise
+        raise InputError(f"MuJoCo: {error}; use egl, osmesa or glfw, or unset it") from None
     except (TypeError, ValueError) as error:
         raise InputError(f"--env: {env.id} refuses its options: {error}") from None
 

@@ -1,6 +1,7 @@
 """Pictures, with a display or without."""
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 
@@ -33,3 +34,16 @@ def test_batch_renders_every_row() -> None:
     envs.reset(seed=0)
     assert len(envs.render()) == 3
     assert gymnasium.make_vec("metarl/Navigation2D-v0", num_envs=3).render() is None
+
+
+def test_a_backend_that_loads_and_cannot_draw_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_display(*_: object) -> None:
+        raise mujoco.FatalError("a valid OpenGL context has not been created")
+
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setattr(mujoco, "MjrContext", no_display)
+    env = gymnasium.make("metarl/HalfCheetahVelocity-v0", render_mode="rgb_array")
+    env.reset(seed=0)
+    with pytest.raises(RuntimeError, match=r"install EGL, or OSMesa .*: "):
+        env.render()
+    env.close()
