@@ -30,6 +30,7 @@ from metarl_experiments.rl import PolicyLearner
 
 TINY = ("--compile=off", "--threads=1", "--hidden", "6", "--episodes=3", "--meta-batch=2")
 TINY += ("--validation-tasks=2", "--env.horizon=9", "--evaluation-episodes=5", "--seed=3")
+TINY += ("--later-lr-factors", "0.4", "0.2")
 NAVIGATION = "metarl/Navigation2D-v0"
 RUNS = {
     "plain": ("navigation",),
