@@ -1,4 +1,9 @@
-"""Compiling functions of a chunk of tasks, derivatives included."""
+"""Compiling functions of a chunk of tasks, derivatives included.
+
+The compiler's own tracer cannot differentiate an ``autograd.Function`` inside ``torch.func``
+transforms; a record of the tensor operations of one call has no such limits, nor guards to pass at
+each call.
+"""
 
 import functools
 import os
@@ -6,15 +11,21 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .products import SMALL_PRODUCTS, use_onednn
+from .stages import split_stages
+
+Shapes = set[tuple[torch.Size, ...]]
+Read = Callable[[Sequence[Tensor]], tuple[Any, Any]]
+"""The tensors of a call -> its ``(shared, data)``."""
 
 _PROBE = "#include <Python.h>\n#include <omp.h>\nint threads() { return omp_get_max_threads(); }\n"
 
@@ -55,30 +66,87 @@ def _builds(source: str) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def compile_chunks(
-    run: Callable[[Any, Any], Any],
-) -> tuple[Callable[[Any, Any], Any], set[tuple[torch.Size, ...]]]:
+def compile_chunks(run: Callable[[Any, Any], Any]) -> tuple[Callable[[Any, Any], Any], Shapes]:
     """The chunk function compiled, and the shapes it has been called with, to be kept up."""
-    programs: dict[Any, tuple[Callable[..., Any], TreeSpec]] = {}
+
+    def build(read: Read, tensors: list[Tensor]) -> Callable[..., Any]:
+        graph, out_spec = _record(lambda *given: run(*read(given)), tensors)
+        program = _compile(graph, tensors)
+        return lambda *given: tree_unflatten(program(*given), out_spec)
+
+    return _per_form(build), set()
+
+
+@functools.lru_cache(maxsize=64)
+def compile_products(
+    linearise: Callable[[Any, Any], Callable[[Any], Any]],
+) -> tuple[Callable[[Any, Any], Callable[[Any], Any]], Shapes]:
+    """The same of a chunk function whose output is a function of one tree like ``shared``.
+
+    What does not depend on that tree is computed once, by the chunk function.
+    """
+
+    def build(read: Read, tensors: list[Tensor]) -> Callable[..., Any]:
+        shared, spec = tree_flatten(read(tensors)[0])
+        # Copies, for a record tells tensors apart as objects.
+        vector = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in shared]
+
+        def whole(*given: Tensor) -> Any:
+            own, v = given[: len(tensors)], given[len(tensors) :]
+            return linearise(*read(own))(tree_unflatten(v, spec))
+
+        graph, out_spec = _record(whole, [*tensors, *vector])
+        before, after = split_stages(graph, len(tensors))
+        first = _compile(before, tensors)
+        second = _compile(after, [*first(*tensors), *vector])
+
+        def linearised(*given: Tensor) -> Callable[[Any], Any]:
+            known = first(*given)
+
+            def product(v: Any) -> Any:
+                leaves = [x.contiguous() for x in tree_flatten(v)[0]]
+                return tree_unflatten(second(*known, *leaves), out_spec)
+
+            return product
+
+        return linearised
+
+    return _per_form(build), set()
+
+
+def _per_form(
+    build: Callable[[Read, list[Tensor]], Callable[..., Any]],
+) -> Callable[[Any, Any], Any]:
+    """A function ``(shared, data)`` built anew for all that a record is made for."""
+    built: dict[Any, Callable[..., Any]] = {}
 
     def compiled(shared: Any, data: Any) -> Any:
         tensors: list[Tensor] = []
         form: list[Any] = [torch.get_num_threads(), torch.is_grad_enabled()]
         _take_apart((shared, data), tensors, form)
         key = tuple(form)
-        if key not in programs:
-            programs[key] = _traced(run, (shared, data), tensors)
-        program, out_spec = programs[key]
-        return tree_unflatten(program(*tensors), out_spec)
+        if key not in built:
+            leaves, spec = tree_flatten((shared, data))
+            rest = [_TENSOR if isinstance(x, Tensor) else x for x in leaves]
 
-    return compiled, set()
+            def read(given: Sequence[Tensor]) -> Any:
+                inputs = iter(given)
+                return tree_unflatten([next(inputs) if x is _TENSOR else x for x in rest], spec)
+
+            built[key] = build(read, tensors)
+        return built[key](*tensors)
+
+    return compiled
+
+
+_TENSOR = object()
 
 
 def _take_apart(tree: Any, tensors: list[Tensor], form: list[Any]) -> None:
     """Append the tensors, and all that a program is compiled for. Called in every iteration."""
     if isinstance(tree, Tensor):
         tensors.append(tree)
-        form.append((tree.shape, tree.dtype, tree.device, tree.requires_grad))
+        form.append((tree.shape, tree.stride(), tree.dtype, tree.device, tree.requires_grad))
     elif isinstance(tree, dict):
         form.append((dict, *tree))
         for x in tree.values():
@@ -91,27 +159,22 @@ def _take_apart(tree: Any, tensors: list[Tensor], form: list[Any]) -> None:
         form.append((type(tree), tree))
 
 
-def _traced(
-    run: Callable[[Any, Any], Any], inputs: Any, tensors: list[Tensor]
-) -> tuple[Callable[..., Any], TreeSpec]:
-    """Record the tensor operations of one call, derivatives and all, and compile the record.
-
-    The compiler's own tracer cannot differentiate an ``autograd.Function`` inside ``torch.func``
-    transforms; a record of what really ran has no such limits, nor guards to pass at each call.
-    """
-    leaves, spec = tree_flatten(inputs)
+def _record(fn: Callable[..., Any], tensors: list[Tensor]) -> tuple[GraphModule, TreeSpec]:
+    """The tensor operations of ``fn(*tensors)``, flattened, and the structure of its output."""
     out_spec: list[TreeSpec] = []
 
-    def flat(*tensors: Tensor) -> list[Any]:
-        given = iter(tensors)
-        filled = [next(given) if isinstance(x, Tensor) else x for x in leaves]
-        out, found = tree_flatten(run(*tree_unflatten(filled, spec)))
-        out_spec.append(found)
+    def flat(*given: Tensor) -> list[Any]:
+        out, spec = tree_flatten(fn(*given))
+        out_spec.append(spec)
         return out
 
+    return make_fx(flat, decomposition_table=SMALL_PRODUCTS)(*tensors), out_spec[0]
+
+
+def _compile(graph: GraphModule, tensors: list[Any]) -> Callable[..., Any]:
     from torch._inductor import compile as compile_graph  # takes a second, and not all compile
 
-    graph = make_fx(flat, decomposition_table=SMALL_PRODUCTS)(*tensors)
     if not torch.is_grad_enabled():
         use_onednn(graph)
-    return compile_graph(graph, [*tensors]), out_spec[0]
+    program: Callable[..., Any] = compile_graph(graph, [*tensors])
+    return program

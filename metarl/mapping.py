@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .compiling import compile_chunks, compiler_present
+from .compiling import Shapes, compile_chunks, compiler_present
 from .errors import InputError
 
 T = TypeVar("T")
@@ -137,7 +137,14 @@ def each(fn: Callable[[Any, Any], Any]) -> ChunkFunction:
     return run
 
 
-def run_chunks(run: ChunkFunction, shared: Any, data: Any, mapping: Mapping) -> list[Any]:
+def run_chunks(
+    run: ChunkFunction,
+    shared: Any,
+    data: Any,
+    mapping: Mapping,
+    *,
+    compiler: Callable[[ChunkFunction], tuple[ChunkFunction, Shapes]] = compile_chunks,
+) -> list[Any]:
     """Apply a chunk function to all tasks.
 
     Args:
@@ -146,15 +153,16 @@ def run_chunks(run: ChunkFunction, shared: Any, data: Any, mapping: Mapping) -> 
         shared: first argument of every call.
         data: tensors with a leading task dimension, in any nesting of tuples and dicts.
         mapping: a definite mapping, see `resolve_mapping`.
+        compiler: `compile_chunks`, or `compile_products` for outputs that are functions.
 
     Returns:
         One output a chunk, in task order.
     """
     tasks = count_tasks(data)
     size = {"vmap": tasks, "chunk": mapping.chunk, "threads": 1}[mapping.kind]
-    warmed: set[tuple[torch.Size, ...]] = set()
+    warmed: Shapes = set()
     if mapping.compile:
-        run, warmed = compile_chunks(run)
+        run, warmed = compiler(run)
     if size >= tasks:
         return [run(shared, data)]
     chunks = [

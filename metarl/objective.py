@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
+from .compiling import compile_products
 from .inner import first
 from .mapping import ChunkFunction, Mapping, each, map_items, resolve_mapping, run_chunks
 from .params import Params
@@ -69,7 +70,7 @@ def mean_over_tasks(
         fn: the objective of one task. Build it once: compiled functions are kept by identity.
         data: tensors with a leading task dimension, in any nesting of tuples and dicts.
         fisher: what makes the Fisher matrix; None takes the Hessian of ``kl``, which it is where
-            ``kl`` has its minimum. Its products are not compiled.
+            ``kl`` has its minimum.
         mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile`` (see `Loss`).
         reduce: sums a flat tensor over ranks; the division by the number of tasks follows it.
             `InOrder` adds up all tasks in their order.
@@ -164,7 +165,6 @@ def _gauss_newton(
     fisher: GaussNewton, data: Any, mapping: Mapping, reduce: Reduce | InOrder | None
 ) -> Callable[[Params, Params], Params]:
     """``(theta, v) -> mean over tasks of J' M J v``, linearised once for each theta."""
-    mapping = mapping._replace(compile=False)
     if mapping == Mapping("chunk", 1, False):
         # A product only replays recorded operations, which leaves the interpreter to others.
         mapping = mapping._replace(kind="threads")
@@ -173,8 +173,11 @@ def _gauss_newton(
     def product(theta: Params, v: Params) -> Params:
         key = [(id(p), p._version) for p in theta.values()]
         if not linearised or linearised[0][0] != key:
-            run = functools.partial(_linearise, fisher)
-            linearised[:] = [(key, run_chunks(run, theta, data, mapping))]
+            run = _linearised(fisher)
+            with torch.no_grad():
+                chunks = run_chunks(run, theta, data, mapping, compiler=compile_products)
+            linearised[:] = [(key, chunks)]
+        v = {name: v[name] for name in theta}
         with torch.no_grad():
             sums = map_items(lambda chunk: chunk(v), linearised[0][1], mapping)
             fv: Params = mean_of_chunks(sums, data, reduce)
@@ -183,8 +186,13 @@ def _gauss_newton(
     return product
 
 
+@functools.lru_cache(maxsize=64)
+def _linearised(fisher: GaussNewton) -> ChunkFunction:
+    """Chunk function ``(theta, data) -> (v -> J' M J v)``, the product summed over its tasks."""
+    return functools.partial(_linearise, fisher)
+
+
 def _linearise(fisher: GaussNewton, theta: Params, data: Any) -> Product:
-    """The product ``v -> J' M J v``, summed over a chunk's tasks, at theta."""
     outputs = each(lambda theta, data: fisher.outputs(theta, data))
     theta = {name: p.detach() for name, p in theta.items()}
     here, pull_back = torch.func.vjp(lambda theta: outputs(theta, data), theta)[:2]

@@ -85,7 +85,7 @@ def _transposed(a: Tensor, b: Tensor) -> bool:
 
 
 def _linear(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), c, "none", [], "")
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, b.t(), c, "none", [], "")
     return product
 
 

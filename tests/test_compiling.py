@@ -1,14 +1,19 @@
-"""Recorded programs: the products rewritten in them, and what they are made anew for."""
+"""Recorded programs: products rewritten in them, what they are made anew for, two stages."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from oracles import draw, rel
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from metarl.compiling import compile_chunks, compiler_present
+from metarl.compiling import compile_chunks, compile_products, compiler_present
 from metarl.mapping import each
+from metarl.params import Params
 from metarl.products import SMALL_PRODUCTS
+from metarl.stages import split_stages
 
 mm = SMALL_PRODUCTS[torch.ops.aten.mm.default]
 bmm = SMALL_PRODUCTS[torch.ops.aten.bmm.default]
@@ -69,3 +74,55 @@ def test_a_program_is_made_for_shapes_numbers_and_grad_mode() -> None:
         with torch.no_grad():
             assert not f((leaf,), (a, x, 2))[0].requires_grad
     torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-12)
+
+
+class Data(NamedTuple):
+    x: Tensor
+    power: int
+
+
+def curvature(theta: Params, data: Data) -> Callable[[Params], Params]:
+    """``v -> theta' v`` times what only the data and theta decide."""
+    known = torch.exp(theta["a"] @ data.x) ** data.power
+    return lambda v: {"a": known * (v["a"] @ data.x.t()), "b": (theta["b"] * v["b"]).expand(2, 3)}
+
+
+def test_stages_split_where_the_argument_enters() -> None:
+    def whole(a: Tensor, x: Tensor, v: Tensor) -> list[Tensor]:
+        known = (a @ x).exp()
+        return [known.t() @ v, v + 1, known.sum()]
+
+    inputs = [draw(4, 3), draw(3, 5), draw(4, 2)]
+    graph = make_fx(whole)(*inputs)
+    before, after = split_stages(graph, 2)
+    values = before(*inputs[:2])
+    for found, truth in zip(after(*values, inputs[2]), whole(*inputs), strict=True):
+        assert torch.equal(found, truth)
+    names = [
+        [str(node.target) for node in part.graph.nodes if node.op == "call_function"]
+        for part in (before, after)
+    ]
+    assert names[0].count("aten.exp.default") == 1
+    assert "aten.exp.default" not in names[1]
+    assert names[1].count("aten.t.default") == 1  # a view, made again
+    # Mutant: the argument counted among what is known beforehand.
+    assert "aten.add.Tensor" not in names[0]
+    assert "aten.add.Tensor" in [str(n.target) for n in split_stages(graph, 3)[0].graph.nodes]
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
+@torch.no_grad()
+def test_products_equal_eager_ones() -> None:
+    theta = {"a": draw(4, 3, seed=1), "b": draw(3, seed=2)}
+    compiled, _ = compile_products(curvature)
+    for power in (1, 2):  # Python numbers are compiled in
+        data = Data(draw(3, 3, seed=3), power)
+        product = compiled(theta, data)
+        transposed = {"a": draw(3, 4, seed=4).t(), "b": draw(3, seed=5)}
+        # theta itself must not be mistaken for the argument that it was recorded with.
+        for v in (theta, transposed):
+            truth = curvature(theta, data)(v)
+            for name, found in product(v).items():
+                assert rel(found, truth[name]) < 1e-12
+                assert rel(curvature(v, data)(v)[name], truth[name]) > 1e-3 or v is theta  # mutant

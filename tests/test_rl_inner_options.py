@@ -110,9 +110,13 @@ def test_anil_adapts_the_head_alone() -> None:
     assert all(bool(g.any()) for g in outer(setting)[0].values())
 
 
-@pytest.mark.parametrize("mapping", ["vmap", "chunk:1", "chunk:2", "threads"])
+@pytest.mark.parametrize("mapping", ["vmap", "chunk:1", "chunk:2", "threads", "threads+compile"])
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 def test_mappings_take_the_same_step(mapping: str) -> None:
-    """Conjugate gradient multiplies rounding by the Fisher matrix's condition, about 1e5."""
+    """Conjugate gradient multiplies rounding by the Fisher matrix's condition, about 1e5.
+
+    Without a compiler the last is like the one before it.
+    """
     setting = walk(inner_steps=2)
     theta, objectives = setting.theta, setting.options["objectives"]
     v, data = outer(setting)
