@@ -5,17 +5,16 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy
+import pytest
 import torch
+from documents import DOCUMENTS, README, TOP, blocks
 
 from metarl_experiments.__main__ import COMMANDS, HELP
 
-TOP = Path(__file__).parent.parent
-DOCUMENTS = [TOP / "README.md", *sorted((TOP / "docs").glob("**/*.md"))]
-
 
 def readme_code(start: str) -> str:
-    blocks = re.findall(r"```python\n(.*?)```", (TOP / "README.md").read_text(), re.DOTALL)
-    (code,) = (block for block in blocks if block.startswith(start))
+    (code,) = (block for block in blocks(README, "python") if block.startswith(start))
     return code
 
 
@@ -51,6 +50,19 @@ def test_readme_environments_run() -> None:
     assert infos["velocity"].shape == (800,)
     envs.close()
     env.close()
+
+
+def test_readme_meta_policy_acts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TOP)
+    names: dict[str, Any] = {"numpy": numpy}
+    exec(compile(readme_code("import metarl.rl"), "README.md", "exec"), names)
+    assert abs(names["action"]).max() <= numpy.float32(0.1)
+
+
+def test_every_block_of_the_readme_is_run_here() -> None:
+    source = Path(__file__).read_text()
+    for block in blocks(README, "python"):
+        assert f'readme_code("{block.splitlines()[0][:12]}' in source, block
 
 
 def test_documented_usage_is_the_commands_own() -> None:
