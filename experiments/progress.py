@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -21,6 +22,14 @@ class Reporter(Protocol):
 
     def close(self) -> None:
         """No more updates; leaves the last state readable."""
+
+
+def announce(name: str, out: Path, *, done: int, ranks: int, compiles: bool) -> None:
+    """Say what begins, or goes on after ``done`` iterations, and why it may seem to wait."""
+    shared = f" on {ranks} ranks" if ranks > 1 else ""
+    wait = "; compiling comes first, up to a minute or two" if compiles else ""
+    print(f"{name}: {f'continuing at {done}' if done else 'training'} in {out}{shared}{wait}")
+    sys.stdout.flush()
 
 
 def reporter(

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 from commands import SMALL, final_bytes, refuse, succeed, train_small
 
+from metarl.distributed import Ranks
 from metarl.runs import load_checkpoint, read_config, read_metrics
+from metarl_experiments import machine
 from metarl_experiments.__main__ import main
+from metarl_experiments.commands import train
+from metarl_experiments.options import find_experiment, overlay, preset_config
 
 
 def test_run_directory_holds_what_it_should(
@@ -186,3 +190,17 @@ def test_config_json_is_the_whole_config(tmp_path: Path) -> None:
     assert config["config"]["inner_lr"] == 0.01
     assert config["config"]["meta_batch"] == 2
     assert config["versions"]["torch"]
+
+
+@pytest.mark.parametrize(
+    ("iterations", "minutes", "compiled"), [(500, None, True), (500, 5.0, True), (500, 1.0, False)]
+)
+def test_short_runs_are_not_compiled(
+    iterations: int, minutes: float | None, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "compiler_present", lambda: True)
+    experiment = find_experiment("navigation")
+    config = overlay(preset_config(experiment, "default"), {"iterations": iterations})
+    options = train.TrainOptions(config, minutes=minutes)
+    learner, _ = train._prepare(experiment, options, Ranks())
+    assert learner.machine.compiled == compiled

@@ -22,7 +22,7 @@ from ..family import Learner, State
 from ..machine import Machine, Switch, resolve
 from ..opening import opened, start_from, stored_values
 from ..options import find_experiment, parse, positionals, preset_config, value_of
-from ..progress import Quiet, Reporter, reporter
+from ..progress import Quiet, Reporter, announce, reporter
 from ..settings import settings
 from ..signals import Abandoned
 from ..stored import stored
@@ -32,6 +32,8 @@ ConfigT = TypeVar("ConfigT")
 RUNS = Path("runs")
 # What a resumed run may change; everything else decides its bits.
 FREE = ("--out", "--resume", "--minutes", "--device", "--iterations", "--rank-timeout")
+# Shorter runs do not earn back the minute that compiling takes.
+LONG_MINUTES = 4.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def _prepare(
     asked = Machine(**{f.name: getattr(options, f.name) for f in fields(Machine)})
     configs = experiment.configs()
     long = options.config.iterations >= configs.LONG_RUN
+    long = long and (options.minutes is None or options.minutes >= LONG_MINUTES)
     machine = resolve(asked, threads=configs.THREADS, long=long)
     torch.set_num_threads(machine.threads)
     ranks.rows(options.config.validation_tasks)  # too few for the ranks are refused now
@@ -143,9 +146,7 @@ def _train(
     )
     progress: Reporter = Quiet()
     if first:
-        shared = f" on {ranks.size} ranks" if ranks.size > 1 else ""
-        print(f"{name}: {f'continuing at {done}' if done else 'training'} in {out}{shared}")
-        sys.stdout.flush()
+        announce(name, out, done=done, ranks=ranks.size, compiles=learner.machine.compiled)
         progress = reporter(
             name, learner.shown, start=done, end=plan.iterations, minutes=plan.minutes
         )

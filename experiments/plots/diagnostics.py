@@ -71,7 +71,8 @@ def _column(records: Records, tag: str) -> np.ndarray:
 
 
 def _line(axes: Axes, x: np.ndarray, records: Records, tag: str, title: str) -> None:
-    axes.plot(x, _column(records, tag), color=COLOURS[0], linewidth=1.2)
+    alone = "o" if len(x) == 1 else None
+    axes.plot(x, _column(records, tag), color=COLOURS[0], linewidth=1.2, marker=alone)
     axes.set_title(title, fontsize=10)
 
 
