@@ -32,7 +32,8 @@ class BenchCommand:
 
 def names() -> list[str]:
     """The benches: modules of the package, with hyphens."""
-    return [module.name.replace("_", "-") for module in pkgutil.iter_modules(bench.__path__)]
+    modules = pkgutil.iter_modules(bench.__path__)
+    return [module.name.replace("_", "-") for module in modules if not module.ispkg]
 
 
 def run(argv: Sequence[str]) -> int:

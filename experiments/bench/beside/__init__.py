@@ -1,0 +1,1 @@
+"""What benches time beside what is measured, and how."""
