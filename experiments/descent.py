@@ -20,17 +20,19 @@ def adam_state(params: dict[str, Tensor], lr: float, seed: int, machine: Machine
 def descend(
     state: State,
     loss: Tensor,
+    gradient: dict[str, Tensor],
     config: Any,
     iteration: int,
     non_finite: Callable[[], NoReturn],
     *,
     clip: float | None = None,
 ) -> dict[str, float]:
-    """One Adam step on a meta-loss, in place, unless something is not finite.
+    """One Adam step down a meta-gradient, in place, unless something is not finite.
 
     Args:
         state: theta and its optimiser.
-        loss: of ``metarl.meta_loss`` at theta.
+        loss: at theta.
+        gradient: of the loss, by parameter.
         config: the family's, for ``lr``, ``lr_decay`` and ``iterations``.
         iteration: which one this is, from 0.
         non_finite: raises, naming what is not finite; theta is as it was.
@@ -40,19 +42,25 @@ def descend(
         ``loss_after`` and ``gradient_norm``.
     """
     assert state.optimizer is not None
-    torch.autograd.backward(loss)
     theta = list(state.params.values())
-    norm = torch.nn.utils.get_total_norm([p.grad for p in theta if p.grad is not None])
+    slopes = [gradient[name] for name in state.params]
+    norm = _norm(slopes, 2.0)
     # An infinite parameter may switch its units off, and the loss looks well.
-    largest = float(torch.nn.utils.get_total_norm(theta, math.inf))
-    metrics = {"loss_after": float(loss.detach()), "gradient_norm": float(norm)}
+    largest = _norm([p.detach() for p in theta], math.inf)
+    metrics = {"loss_after": float(loss), "gradient_norm": norm}
     if not math.isfinite(sum(metrics.values()) + largest):
         non_finite()
     if clip is not None:
-        torch.nn.utils.clip_grad_value_(theta, clip)
+        slopes = [x.clamp(-clip, clip) for x in slopes]
     if config.lr_decay == "cosine":
         turn = math.pi * min(iteration / config.iterations, 1)
         state.optimizer.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(turn))
+    for p, slope in zip(theta, slopes, strict=True):
+        p.grad = slope
     state.optimizer.step()
-    state.optimizer.zero_grad()
     return metrics
+
+
+def _norm(tensors: list[Tensor], order: float) -> float:
+    """``torch.nn.utils.get_total_norm`` of tensors on one device, in a third of its time."""
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, order)), order))

@@ -96,15 +96,15 @@ class ImagesLearner:
         reference = tasks.support if mode == "support" else None
         return at_step(tasks.query, step, reference=reference)
 
-    def meta_loss(
+    def meta_gradient(
         self, params: metarl.Params, tasks: Tasks, iteration: int, ranks: Ranks = ALONE
-    ) -> Any:
-        """Mean over tasks, those of other ranks too, of loss (differentiable) and accuracy."""
+    ) -> tuple[Any, metarl.Params]:
+        """Mean over tasks, those of other ranks too, of loss and accuracy; the loss's gradient."""
         config = self.config
         weights = step_weights(config, iteration)
         steps = range(1, config.steps + 1) if weights else (config.steps,)
         first_order = config.first_order or iteration < config.first_order_until
-        return metarl.meta_loss(
+        return metarl.meta_gradient(
             self.loss,
             self.loss,
             params,
@@ -124,10 +124,12 @@ class ImagesLearner:
         if (iteration + 1) % config.log_every == 0:
             before = self.curves(state.params, tasks, 1, config.batch_norm).accuracy[0]
             metrics["accuracy_before"] = float(self.ranks.gather(before).mean())
-        result = self.meta_loss(state.params, tasks, iteration, self.ranks)
+        result, slope = self.meta_gradient(state.params, tasks, iteration, self.ranks)
         non_finite = functools.partial(self._raise_non_finite, state, tasks, iteration)
         with self.ranks.own_tasks(self.rows):
-            found = descend(state, result.loss, config, iteration, non_finite, clip=config.clip)
+            found = descend(
+                state, result.loss, slope, config, iteration, non_finite, clip=config.clip
+            )
         return {**metrics, "accuracy_after": float(result.accuracy), **found}
 
     def _raise_non_finite(self, state: State, tasks: Tasks, iteration: int) -> NoReturn:
@@ -138,10 +140,8 @@ class ImagesLearner:
 
         def gradient(task: int) -> tuple[Tensor, ...]:
             one = slice(task, task + 1)
-            loss = self.meta_loss(
-                params, Tasks(*(Episode(e.images[one], e.labels[one]) for e in tasks)), iteration
-            ).loss
-            return torch.autograd.grad(loss, [*params.values()])
+            alone = Tasks(*(Episode(e.images[one], e.labels[one]) for e in tasks))
+            return tuple(self.meta_gradient(params, alone, iteration)[1].values())
 
         with torch.no_grad():
             path = metarl.adapt_path(self.loss, model, supports, inner, mapping=self.eager)[1:]

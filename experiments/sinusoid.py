@@ -107,7 +107,9 @@ class SinusoidLearner:
         tasks = sample_tasks(BLOCK * config.meta_batch, rng)
         all_ = self.episodes(tasks, config.shots, config.query, rng)
         columns = [
-            [x[self.rows].contiguous() for x in torch.split(points, config.meta_batch)]
+            points.view(BLOCK, config.meta_batch, *points.shape[1:])[:, self.rows]
+            .contiguous()
+            .unbind()
             for part in all_
             for points in part
         ]
@@ -116,9 +118,11 @@ class SinusoidLearner:
             for a, b, c, d in zip(*columns, strict=True)
         ]
 
-    def meta_loss(self, params: metarl.Params, episodes: Episodes, ranks: Ranks = ALONE) -> Tensor:
-        """Mean over tasks, other ranks' too, of the loss after adaptation; differentiable."""
-        loss: Tensor = metarl.meta_loss(
+    def meta_gradient(
+        self, params: metarl.Params, episodes: Episodes, ranks: Ranks = ALONE
+    ) -> tuple[Tensor, metarl.Params]:
+        """Mean over tasks, other ranks' too, of the loss after adaptation, and its gradient."""
+        return metarl.meta_gradient(
             self.loss,
             self.loss,
             params,
@@ -128,7 +132,6 @@ class SinusoidLearner:
             mapping=self.machine.mapping + ("+compile" if self.machine.compiled else ""),
             reduce=ranks.reducer(self.machine.exact),
         )
-        return loss
 
     def step(self, state: State, iteration: int) -> Metrics:
         """One Adam step on the loss after adaptation."""
@@ -138,10 +141,10 @@ class SinusoidLearner:
         if (iteration + 1) % config.log_every == 0:
             before = self._curve(state.params, Episodes(support, query), 0)[0]
             metrics["loss_before"] = float(self.ranks.gather(torch.from_numpy(before)).mean())
-        loss = self.meta_loss(state.params, Episodes(support, query), self.ranks)
+        loss, slope = self.meta_gradient(state.params, Episodes(support, query), self.ranks)
         non_finite = functools.partial(self._raise_non_finite, state, support, query)
         with self.ranks.own_tasks(self.rows):
-            return {**metrics, **descend(state, loss, config, iteration, non_finite)}
+            return {**metrics, **descend(state, loss, slope, config, iteration, non_finite)}
 
     def _raise_non_finite(self, state: State, support: Regression, query: Regression) -> NoReturn:
         steps = self.config.inner_steps
@@ -149,7 +152,7 @@ class SinusoidLearner:
 
         def gradient(task: int) -> tuple[Tensor, ...]:
             one = _part(episodes, slice(task, task + 1))
-            return torch.autograd.grad(self.meta_loss(state.params, one), [*state.params.values()])
+            return tuple(self.meta_gradient(state.params, one)[1].values())
 
         raise non_finite(
             state.params,

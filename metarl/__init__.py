@@ -14,7 +14,7 @@ from .errors import (
 )
 from .inner import InnerLoop, Loss, adapt, extended_rates
 from .mapping import resolve_mapping
-from .meta import meta_loss, reptile_loss
+from .meta import meta_gradient, meta_loss, reptile_loss
 from .objective import GaussNewton, Objective, mean_over_tasks
 from .params import Params, expand_params, from_module, split_rates
 from .rates import learned_rates
@@ -44,6 +44,7 @@ __all__ = [
     "from_module",
     "learned_rates",
     "mean_over_tasks",
+    "meta_gradient",
     "meta_loss",
     "reptile_loss",
     "resolve_mapping",

@@ -104,12 +104,13 @@ def split_inner(inner: InnerLoop, params: Params) -> tuple[InnerLoop, Params]:
     A step size that reached it as a Python number would be compiled in, once for every value; so
     would a weight of the multi-step loss.
     """
-    model = split_rates(params)[0]
+    options = dataclasses.replace(inner, lr=0.0)
     if isinstance(inner.lr, dict):
-        lr = inner.lr
-    else:
-        lr = {name: p.new_full((), inner.lr) for name, p in model.items()}
-    return dataclasses.replace(inner, lr=0.0), lr
+        return options, inner.lr
+    model, learned = split_rates(params)
+    kinds = {(p.dtype, p.device) for p in model.values()}
+    same = {kind: torch.full((), inner.lr, dtype=kind[0], device=kind[1]) for kind in kinds}
+    return options, {n: same[p.dtype, p.device] for n, p in model.items() if n not in learned}
 
 
 @functools.lru_cache(maxsize=64)

@@ -46,6 +46,11 @@ class Mapping(NamedTuple):
     chunk: int
     compile: bool
 
+    def chunk_size(self, tasks: int) -> int | None:
+        """Tasks in a chunk; None where all go at once. Only of a definite mapping."""
+        size = {"vmap": tasks, "chunk": self.chunk, "threads": 1}[self.kind]
+        return size if size < tasks else None
+
     def __str__(self) -> str:
         kind = f"chunk:{self.chunk}" if self.kind == "chunk" else self.kind
         return f"{kind}+compile" if self.compile else kind
@@ -159,11 +164,11 @@ def run_chunks(
         One output a chunk, in task order.
     """
     tasks = count_tasks(data)
-    size = {"vmap": tasks, "chunk": mapping.chunk, "threads": 1}[mapping.kind]
+    size = mapping.chunk_size(tasks)
     warmed: Shapes = set()
     if mapping.compile:
         run, warmed = compiler(run)
-    if size >= tasks:
+    if size is None:
         return [run(shared, data)]
     chunks = [
         tree_map(lambda x, i=i: x[i : i + size] if isinstance(x, Tensor) else x, data)

@@ -12,10 +12,62 @@ from torch.autograd.function import once_differentiable
 from .adaptation import adapt_tasks, split_inner
 from .errors import InputError
 from .inner import InnerLoop, Loss, adapt_path_one, first
-from .mapping import resolve_mapping, run_chunks
+from .mapping import resolve_mapping
 from .objective import gradients, values
 from .params import Params, split_rates
-from .reduction import InOrder, Reduce, mean_of_chunks
+from .reduction import InOrder, Reduce, run_mean
+
+
+def meta_gradient(
+    inner_loss: Loss,
+    outer_loss: Loss,
+    params: Params,
+    supports: Sequence[Any],
+    query: Any,
+    inner: InnerLoop,
+    *,
+    step_weights: Sequence[float] | None = None,
+    mapping: str = "auto",
+    reduce: Reduce | InOrder | None = None,
+) -> tuple[Any, Params]:
+    """Loss after adaptation, ``1/T sum_i outer(U(params, supports_i), query_i)``, and its slope.
+
+    Finn, Abbeel, Levine 2017, equation 1. The gradient goes through the adaptation ``U`` unless
+    ``inner.first_order``, and is taken a chunk of tasks at a time: no task's graph outlives its
+    chunk.
+
+    Args:
+        inner_loss: what a task descends, see `adapt_path`.
+        outer_loss: what is measured after adaptation, ``(params, batch)`` likewise.
+        params: what to differentiate by, learned step sizes among them.
+        supports: one batch for each inner step, tensors with a leading task dimension.
+        query: a batch with a leading task dimension; with ``step_weights`` a list of one batch
+            for each inner step also serves.
+        inner: how a task steps.
+        step_weights: multi-step loss (MAML++, Antoniou et al. 2019): weights of the outer loss
+            after step 1, ..., K; the other fields are those after step K. None: step K alone.
+        mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile`` (see `Loss`).
+        reduce: sums a flat tensor over ranks, so that value and gradient are means over all; see
+            `mean_over_tasks`.
+
+    Returns:
+        What ``outer_loss`` returns, averaged over tasks, and the gradient of its first field.
+
+    Raises:
+        InputError: counts of batches, weights or tasks disagree, this is inside a ``torch.func``
+            transform, or as `InnerLoop` says.
+    """
+    fn, shared, data = _problem(
+        inner_loss, outer_loss, params, supports, query, inner, step_weights
+    )
+    resolved = resolve_mapping(mapping, data)
+    if torch._C._functorch.maybe_current_level() is not None:
+        raise InputError(
+            "a meta-gradient is a number to torch.func transforms, and cannot be differentiated "
+            "again: inside them differentiate the outer loss of adapt, or of adapt_tasks"
+        )
+    gradient, outputs = run_mean(gradients(fn), shared, data, resolved, reduce)
+    return outputs, gradient
 
 
 def meta_loss(
@@ -30,32 +82,66 @@ def meta_loss(
     mapping: str = "auto",
     reduce: Reduce | InOrder | None = None,
 ) -> Any:
-    """Loss after adaptation, ``1/T sum_i outer(U(params, supports_i), query_i)``.
+    """Loss after adaptation whose ``.backward()`` hands over the gradient of `meta_gradient`.
 
-    Finn, Abbeel, Levine 2017, equation 1. Its gradient, through the adaptation ``U`` unless
-    ``inner.first_order``, is computed along with it, a chunk of tasks at a time, and handed over
-    by ``.backward()``: no task's graph outlives its chunk. It cannot be differentiated twice.
+    The gradient is computed along with the value. It cannot be differentiated twice.
 
     Args:
-        inner_loss: what a task descends, see `adapt_path`.
-        outer_loss: what is measured after adaptation, ``(params, batch)`` likewise.
-        params: leaf tensors to differentiate, learned step sizes among them.
-        supports: one batch for each inner step, tensors with a leading task dimension.
-        query: a batch with a leading task dimension; with ``step_weights`` a list of one batch
-            for each inner step also serves.
-        inner: how a task steps.
-        step_weights: multi-step loss (MAML++, Antoniou et al. 2019): weights of the outer loss
-            after step 1, ..., K; the other fields are those after step K. None: step K alone.
-        mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile`` (see `Loss`).
-        reduce: sums a flat tensor over ranks, so that value and gradient are means over all; see
-            `mean_over_tasks`.
+        inner_loss: as all other arguments, see `meta_gradient`.
+        outer_loss: see there.
+        params: leaf tensors to differentiate by. Where none requires a gradient, or gradients are
+            switched off, the value alone is computed.
+        supports: see there.
+        query: see there.
+        inner: see there.
+        step_weights: see there.
+        mapping: see there.
+        reduce: see there.
 
     Returns:
         What ``outer_loss`` returns, averaged over tasks; only the first field has a gradient.
 
     Raises:
-        InputError: counts of batches, weights or tasks disagree, or as `InnerLoop` says.
+        InputError: as in `meta_gradient`.
     """
+    if not (torch.is_grad_enabled() and any(p.requires_grad for p in params.values())):
+        fn, shared, data = _problem(
+            inner_loss, outer_loss, params, supports, query, inner, step_weights
+        )
+        return run_mean(values(fn), shared, data, resolve_mapping(mapping, data), reduce)
+    outputs, gradient = meta_gradient(
+        inner_loss,
+        outer_loss,
+        params,
+        supports,
+        query,
+        inner,
+        step_weights=step_weights,
+        mapping=mapping,
+        reduce=reduce,
+    )
+    in_order = [gradient[name] for name in params]
+    loss = _HeldGradient.apply(first(outputs), in_order, *params.values())  # type: ignore[no-untyped-call]
+    if isinstance(outputs, Tensor):
+        return loss
+    if not hasattr(outputs, "_replace"):
+        raise InputError(
+            f"outer_loss returned a {type(outputs).__name__}: it must return a scalar, or a "
+            "NamedTuple of scalars with the loss first"
+        )
+    return outputs._replace(**{outputs._fields[0]: loss})
+
+
+def _problem(
+    inner_loss: Loss,
+    outer_loss: Loss,
+    params: Params,
+    supports: Sequence[Any],
+    query: Any,
+    inner: InnerLoop,
+    step_weights: Sequence[float] | None,
+) -> tuple[Any, Any, Any]:
+    """The function of one task, what all tasks share, and the data of each."""
     supports = tuple(supports)
     queries = tuple(query) if isinstance(query, list) else (query,)
     weights = None if step_weights is None else tuple(float(w) for w in step_weights)
@@ -71,37 +157,14 @@ def meta_loss(
         )
     if isinstance(inner.lr, dict) and any(x.requires_grad for x in inner.lr.values()):
         raise InputError(
-            "InnerLoop.lr holds tensors that require gradients, which meta_loss would not give "
-            "them: merge learned step sizes into params (learned_rates), or detach these"
+            "InnerLoop.lr holds tensors that require gradients, which a meta-gradient would not "
+            "give them: merge learned step sizes into params (learned_rates), or detach these"
         )
     options, lr = split_inner(inner, params)
-    fn = _adapted_loss(inner_loss, outer_loss, options, weights is not None)
     like = next(iter(params.values()))
+    fn = _adapted_loss(inner_loss, outer_loss, options, weights is not None)
     shared = (params, lr, None if weights is None else like.new_tensor(weights))
-    data = (supports, queries)
-    resolved = resolve_mapping(mapping, data)
-    wanted = torch.is_grad_enabled() and any(p.requires_grad for p in params.values())
-    if wanted and torch._C._functorch.maybe_current_level() is not None:
-        raise InputError(
-            "meta_loss holds its gradient for .backward(), which torch.func transforms do not use: "
-            "inside them differentiate the outer loss of adapt, or of adapt_tasks"
-        )
-    run = gradients(fn) if wanted else values(fn)
-    with torch.no_grad():
-        mean = mean_of_chunks(run_chunks(run, shared, data, resolved), data, reduce)
-    if not wanted:
-        return mean
-    gradient, outputs = mean
-    in_order = [gradient[name] for name in params]
-    loss = _HeldGradient.apply(first(outputs), in_order, *params.values())  # type: ignore[no-untyped-call]
-    if isinstance(outputs, Tensor):
-        return loss
-    if not hasattr(outputs, "_replace"):
-        raise InputError(
-            f"outer_loss returned a {type(outputs).__name__}: it must return a scalar, or a "
-            "NamedTuple of scalars with the loss first"
-        )
-    return outputs._replace(**{outputs._fields[0]: loss})
+    return fn, shared, (supports, queries)
 
 
 def reptile_loss(
@@ -142,7 +205,7 @@ class _HeldGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *(slope * g for g in ctx.saved_tensors))
+        return (None, None, *torch._foreach_mul(ctx.saved_tensors, slope))
 
 
 @functools.lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ from .compiling import compile_products
 from .inner import first
 from .mapping import ChunkFunction, Mapping, each, map_items, resolve_mapping, run_chunks
 from .params import Params
-from .reduction import InOrder, Reduce, mean_of_chunks
+from .reduction import InOrder, Reduce, mean_of_chunks, run_mean
 
 
 class Objective(NamedTuple):
@@ -78,8 +78,7 @@ def mean_over_tasks(
     resolved = resolve_mapping(mapping, data)
 
     def mean(run: ChunkFunction, shared: Any) -> Any:
-        with torch.no_grad():
-            return mean_of_chunks(run_chunks(run, shared, data, resolved), data, reduce)
+        return run_mean(run, shared, data, resolved, reduce)
 
     def value(theta: Params) -> tuple[Tensor, Tensor]:
         loss, kl = mean(values(fn), (theta,))

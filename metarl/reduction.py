@@ -1,5 +1,6 @@
 """From sums over chunks of tasks to means over all tasks of all ranks."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from .mapping import count_tasks, sum_in_order
+from .mapping import ChunkFunction, Mapping, count_tasks, run_chunks, sum_in_order
 
 Reduce = Callable[[Tensor], Tensor]
 """Sums one flat tensor over ranks."""
@@ -34,6 +35,40 @@ def sum_over_ranks(x: Tensor, reduce: Reduce | InOrder | None) -> Tensor:
         total: Tensor = sum_in_order(list(reduce.gather(x[None])))
         return total
     return reduce(x)
+
+
+def run_mean(
+    run: ChunkFunction,
+    shared: Any,
+    data: Any,
+    mapping: Mapping,
+    reduce: Reduce | InOrder | None,
+) -> Any:
+    """Mean over tasks, other ranks' too, of a chunk function that returns sums; without a graph.
+
+    Args:
+        run: the chunk function, the same object each time.
+        shared: its first argument.
+        data: tensors with a leading task dimension.
+        mapping: a definite mapping.
+        reduce: sums over ranks; None where there are no others.
+    """
+    with torch.no_grad():
+        if reduce is None and mapping.chunk_size(count_tasks(data)) is None:
+            # The division goes into the program: a small one feels each operation beside it.
+            return run_chunks(_divided(run), shared, data, mapping)[0]
+        return mean_of_chunks(run_chunks(run, shared, data, mapping), data, reduce)
+
+
+@functools.lru_cache(maxsize=64)
+def _divided(run: ChunkFunction) -> ChunkFunction:
+    """A chunk function's sums divided by the number of the chunk's tasks."""
+
+    def mean(shared: Any, data: Any) -> Any:
+        tasks = count_tasks(data)
+        return tree_map(lambda x: x / tasks, run(shared, data))
+
+    return mean
 
 
 def mean_of_chunks(sums: list[Any], data: Any, reduce: Reduce | InOrder | None) -> Any:

@@ -68,9 +68,9 @@ WRONG: dict[str, Callable[[], Any]] = {
     "gives learned step sizes no gradient": lambda: reptile_loss(
         S.loss, S.params | learned_rates(S.params, 0.1, per="tensor"), S.supports, InnerLoop()
     ),
-    "do not use: inside them differentiate": lambda: torch.func.grad(lambda p: meta(params=p))(
-        S.params
-    ),
+    "cannot be differentiated again: inside them": lambda: torch.func.grad(
+        lambda p: meta(params=p)
+    )(S.params),
     "threads' cannot run inside torch.func": inside_threads,
     "mapping is 'chunk:0'": lambda: meta(mapping="chunk:0"),
     r"mapping is 'vmap\+fast'": lambda: meta(mapping="vmap+fast"),

@@ -73,8 +73,7 @@ def as_kernel(p: Tensor) -> Tensor:
 
 def gradient(learner: ImagesLearner, params: metarl.Params, tasks: Tasks) -> dict[str, Tensor]:
     """The meta-gradient as training takes it."""
-    loss = learner.meta_loss(params, tasks, 0).loss
-    return dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
+    return learner.meta_gradient(params, tasks, 0)[1]
 
 
 def loop_gradient(params: metarl.Params, tasks: Tasks, inner_lr: float) -> dict[str, Tensor]:
