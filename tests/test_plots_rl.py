@@ -216,6 +216,12 @@ def test_cards_come_with_those_they_refer_to(trained: Path) -> None:
     assert "Planar" in cards[1][1].title()
 
 
+def test_card_of_a_users_environment_is_its_docstring(trained: Path) -> None:
+    ((heading, card),) = rl.notes([configured(load(trained), "maml", id="my_package:MyTask-v0")])
+    assert heading == "environment card: Walker"
+    assert card.startswith("Random walk: observes position and time;")
+
+
 def test_film_of_navigation(run: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "film.gif"
     succeed("render", str(run), f"--out={out}", "--tasks=2", "--steps", "0", "1")

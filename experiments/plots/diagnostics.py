@@ -71,9 +71,12 @@ def _column(records: Records, tag: str) -> np.ndarray:
 
 
 def _line(axes: Axes, x: np.ndarray, records: Records, tag: str, title: str) -> None:
-    alone = "o" if len(x) == 1 else None
-    axes.plot(x, _column(records, tag), color=COLOURS[0], linewidth=1.2, marker=alone)
+    values, alone = _column(records, tag), "o" if len(x) == 1 else None
+    axes.plot(x, values, color=COLOURS[0], linewidth=1.2, marker=alone)
     axes.set_title(title, fontsize=10)
+    if np.isnan(values).all():
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
 
 
 def _kl(axes: Axes, x: np.ndarray, records: Records, config: Config) -> None:

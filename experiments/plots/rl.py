@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from importlib import import_module
 
+import gymnasium
 import numpy as np
 
 import metarl_envs
@@ -50,10 +51,14 @@ def beside(runs: Sequence[Loaded]) -> dict[str, str]:
 
 
 def notes(runs: Sequence[Loaded]) -> list[tuple[str, str]]:
-    """The environment's card, with those that it refers to."""
-    world = metarl_envs.WORLDS.get(learner_of(runs[0]).config.env.id)
+    """The environment's card, with those that it refers to; of a user's, its class's docstring."""
+    learner = learner_of(runs[0])
+    world = metarl_envs.WORLDS.get(learner.config.env.id)
     if world is None:
-        return []
+        with gymnasium.make(learner.config.env.id, disable_env_checker=True) as made:
+            kind = type(made.unwrapped)
+        card = inspect.cleandoc(kind.__doc__ or "")
+        return [(f"environment card: {kind.__name__}", card)] if card else []
     module, _, name = world.partition(":")
     named = vars(import_module(module))
     text = inspect.getdoc(named[name]) or ""
