@@ -192,7 +192,7 @@ def test_step_on_a_tenth_of_the_time_steps() -> None:
     config = Config(EnvConfig("metarl/Navigation2D-v0", horizon=100), 1, 10, 10, inner_lr=0.5)
     learner = PolicyLearner(config, Machine("cpu", "float32", 1, "auto", "off"))
     theta = {name: p.detach() for name, p in learner.init(0).params.items()}
-    sampler = learner.sampler(*learner.rows)
+    sampler = learner.sampler(*learner.sizes)
     tasks = sampler.sample_tasks(10, metarl.stream(0, "tasks"))
     data = learner.adapt(theta, sampler, tasks, 1, 0).data
     data = old_policy(learner.objectives, theta, data)
