@@ -1,17 +1,18 @@
 """The shipped runs: pruned, re-evaluated, and the numbers of README and docs that come from them.
 
     python -m metarl_experiments.results ship RUN GROUP    add RUN as results/GROUP/seed-<n>
-    python -m metarl_experiments.results write             put the numbers into the documents
+    python -m metarl_experiments.results write             put numbers, figures into documents
     python -m metarl_experiments.results check             re-evaluate; fail where any differs
 
-A number in a document stands between ``<!-- results:KIND ARGUMENTS -->`` and ``<!-- /results -->``.
+A figure that a document shows as ``figures/<experiment>-adaptation.png`` is drawn from them too. A
+number in a document stands between ``<!-- results:KIND ARGUMENTS -->`` and ``<!-- /results -->``.
 """
 
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +22,11 @@ from metarl.runs import prune_run, read_config, read_json, write_json
 from .evaluate import evaluate, load
 from .tables import KINDS
 
+if TYPE_CHECKING:
+    from .drawings import Drawing
+
 ROOT = Path(__file__).resolve().parent / "results"
+SHOWN = re.compile(r"\bfigures/([a-z-]+-adaptation\.png)")
 MARKED = re.compile(r"(<!-- results:([a-z][a-z-]*) ?(.*?) -->)(.*?)(<!-- /results -->)", re.DOTALL)
 # A re-evaluation on another machine rounds differently, and contacts amplify that.
 TOLERANCE_OF_CI95 = 0.1
@@ -108,14 +113,37 @@ def documents() -> list[Path]:
     ]
 
 
+def figures(groups: dict[str, list[dict[str, Any]]]) -> "dict[Path, Drawing]":
+    """Files that the documents show -> what has to be in them.
+
+    Raises:
+        InputError: no shipped run gives one of them.
+    """
+    from .drawings import drawings  # brings matplotlib, which asking `is_shipped` should not
+
+    known = drawings(groups)
+    found = {}
+    top = ROOT.parent.parent
+    for path in documents():
+        for name in SHOWN.findall(path.read_text(encoding="utf-8")):
+            if name not in known:
+                raise InputError(f"{path}: shows {name}, and no shipped run gives it")
+            found[top / "docs" / "figures" / name] = known[name]
+    return found
+
+
 def write() -> None:
-    """Put the numbers into the documents."""
+    """Put numbers and figures into the documents."""
     groups = evaluations(ROOT)
     for path in documents():
         before = path.read_text(encoding="utf-8")
         after = fill(before, groups)
         if after != before:
             path.write_text(after, encoding="utf-8")
+            print(f"wrote {path}")
+    for path, drawing in figures(groups).items():
+        if not drawing.is_in(path):
+            drawing.write(path)
             print(f"wrote {path}")
 
 
@@ -135,6 +163,11 @@ def check() -> list[str]:
         text = path.read_text(encoding="utf-8")
         if fill(text, groups) != text:
             problems.append(f"{path}: its numbers are not those of the shipped runs")
+    problems += [
+        f"{path}: is not drawn from the shipped runs"
+        for path, drawing in figures(groups).items()
+        if not drawing.is_in(path)
+    ]
     return problems
 
 

@@ -10,6 +10,7 @@ from commands import train_small
 
 from metarl.errors import InputError, NoDataError
 from metarl_experiments import results
+from metarl_experiments.drawings import drawings
 from metarl_experiments.results import check_run, documents, evaluations, fill, main, ship
 
 
@@ -141,6 +142,36 @@ def test_numbers_in_the_documents_are_the_shipped_ones() -> None:
     for path in documents():
         text = path.read_text(encoding="utf-8")
         assert fill(text, shipped) == text, path
+
+
+def test_figures_in_the_documents_are_drawn_from_the_shipped_runs() -> None:
+    found = results.figures(evaluations(results.ROOT))
+    assert "navigation-adaptation.png" in {path.name for path in found}
+    for path, drawing in found.items():
+        assert drawing.is_in(path), f"{path}: python -m metarl_experiments.results write"
+
+
+def test_a_figure_follows_its_numbers(tmp_path: Path) -> None:
+    told = {"metric": "return", "tasks": 40, "mean": [-4.0, -1.0], "ci95": [0.1, 0.2]}
+    group = {"navigation": [told]}
+    drawing = drawings(group)["navigation-adaptation.png"]
+    path = tmp_path / "figures" / "navigation-adaptation.png"
+    assert not drawing.is_in(path)
+    drawing.write(path)
+    assert drawing.is_in(path)
+    assert [curve.label for curve in drawing.curves][:2] == ["MAML, ours", "MAML (authors)"]
+    changed = drawings({"navigation": [{**told, "mean": [-4.0, -1.1]}]})
+    assert not changed["navigation-adaptation.png"].is_in(path)
+
+
+def test_a_figure_that_no_run_gives_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("![](docs/figures/ant-velocity-adaptation.png)")
+    monkeypatch.setattr(results, "documents", lambda: [readme])
+    with pytest.raises(InputError, match="no shipped run gives it"):
+        results.figures({})
 
 
 def test_shipped_runs_hold_no_paths_of_a_machine() -> None:

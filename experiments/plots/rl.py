@@ -115,7 +115,11 @@ def authors(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list
     same = all(_as_shipped(loaded, name) for _, loaded in runs)
     if not same or any(evaluation["task_seed"] != "paper" for evaluation in evaluations):
         return []
-    tasks = evaluations[0]["tasks"]
+    return published(name, evaluations[0]["tasks"])
+
+
+def published(name: str, tasks: int) -> list[Curve]:
+    """The authors' curves of an experiment, over its first ``tasks`` goals."""
     returns = package_data("paper", "returns")[name]["returns"]
     return [
         Curve(

@@ -45,16 +45,20 @@ def figures(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list
         runs: label and run.
         curves: their evaluations, and those of shipped runs to stand beside them.
     """
-    published = [
-        Points(f"{label} (paper)", {int(k): v for k, v in values.items()})
-        for label, values in package_data("paper", "sinusoid")["5-shot"].items()
-    ]
     shots = {curve.evaluation["variants"]["shots"] for curve in curves}
     note = f"{' and '.join(map(str, sorted(shots)))} points to adapt on."
     return [
-        adaptation_curves(curves, published if shots == {5} else (), log=True, note=note),
+        adaptation_curves(curves, paper_points() if shots == {5} else (), log=True, note=note),
         fits(*runs[0]),
         learning_curves(runs, log=True),
+    ]
+
+
+def paper_points() -> list[Points]:
+    """The paper's losses after some numbers of steps on five points."""
+    return [
+        Points(f"{label} (paper)", {int(k): v for k, v in values.items()})
+        for label, values in package_data("paper", "sinusoid")["5-shot"].items()
     ]
 
 
