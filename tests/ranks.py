@@ -1,21 +1,22 @@
 """Ranks as forked children of a test, which find each other as torchrun's do."""
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from children import Child, Tell, fork
+from torch.distributed import TCPStore
 
 from metarl.distributed import Ranks, joined
 from metarl_experiments.__main__ import main
 
+_STORES: list[TCPStore] = []  # a forked child must not close its parent's
 
-def start(size: int, work: Callable[[int, Tell], int | None], **environment: str) -> list[Child]:
-    """Fork `size` ranks; each calls ``work(rank, tell)``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+
+def start(size: int, work: Callable[[int, Tell], int | None]) -> list[Child]:
+    """Fork `size` ranks, which call ``work(rank, tell)``; the store is here, as torchrun's is."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    _STORES.append(store)
 
     def run(rank: int) -> Callable[[Tell], int | None]:
         def begin(tell: Tell) -> int | None:
@@ -25,8 +26,9 @@ def start(size: int, work: Callable[[int, Tell], int | None], **environment: str
                 WORLD_SIZE=str(size),
                 LOCAL_WORLD_SIZE=str(size),
                 MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(port),
-                **environment,
+                MASTER_PORT=str(store.port),
+                TORCHELASTIC_USE_AGENT_STORE="True",
+                TORCHELASTIC_RESTART_COUNT="0",
             )
             return work(rank, tell)
 

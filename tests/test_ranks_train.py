@@ -58,7 +58,14 @@ def test_the_same_metrics_on_two_ranks(
             assert math.isclose(value, b[name], rel_tol=1e-9, abs_tol=1e-12), name
 
 
-@pytest.mark.parametrize("more", [[], ["--inner-steps=0"], ["--sampling-correction=emaml"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        pytest.param(["--inner-steps=0"], marks=pytest.mark.slow),
+        pytest.param(["--sampling-correction=emaml"], marks=pytest.mark.slow),
+    ],
+)
 def test_the_same_trust_region_step(tmp_path: Path, more: list[str]) -> None:
     """Conjugate gradients blow rounding up, on any mapping; what they start from is the same."""
     argv = changed(NAVIGATION, "--dtype=float64", "--iterations=1", *more)
