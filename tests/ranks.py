@@ -10,13 +10,25 @@ from torch.distributed import TCPStore
 from metarl.distributed import Ranks, joined
 from metarl_experiments.__main__ import main
 
-_STORES: list[TCPStore] = []  # a forked child must not close its parent's
+_LAUNCHERS: list[Child] = []
 
 
 def start(size: int, work: Callable[[int, Tell], int | None]) -> list[Child]:
-    """Fork `size` ranks, which call ``work(rank, tell)``; the store is here, as torchrun's is."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    _STORES.append(store)
+    """Fork `size` ranks, which call ``work(rank, tell)``, and what torchrun would be to them."""
+    while _LAUNCHERS and _LAUNCHERS[0].read(timeout=10) is None:
+        _LAUNCHERS.pop(0).wait()
+    alive, held = os.pipe()
+
+    def launcher(tell: Tell) -> None:
+        # In a process of its own: what forks must not have the store's threads.
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        tell(str(store.port))
+        os.close(held)
+        os.read(alive, 1)  # until no rank lives
+
+    _LAUNCHERS.append(fork(launcher))
+    port = _LAUNCHERS[-1].read()
+    assert port is not None
 
     def run(rank: int) -> Callable[[Tell], int | None]:
         def begin(tell: Tell) -> int | None:
@@ -26,7 +38,7 @@ def start(size: int, work: Callable[[int, Tell], int | None]) -> list[Child]:
                 WORLD_SIZE=str(size),
                 LOCAL_WORLD_SIZE=str(size),
                 MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(store.port),
+                MASTER_PORT=port,
                 TORCHELASTIC_USE_AGENT_STORE="True",
                 TORCHELASTIC_RESTART_COUNT="0",
             )
@@ -34,7 +46,10 @@ def start(size: int, work: Callable[[int, Tell], int | None]) -> list[Child]:
 
         return begin
 
-    return [fork(run(rank)) for rank in range(size)]
+    children = [fork(run(rank)) for rank in range(size)]
+    os.close(alive)
+    os.close(held)
+    return children
 
 
 def on_ranks(size: int, work: Callable[[Ranks], str]) -> list[str]:
