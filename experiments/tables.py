@@ -22,6 +22,7 @@ SINUSOID_GROUPS = {
 RETURN_GROUPS = {
     "": "MAML, best preset",
     "-paper": "MAML, paper's settings",
+    "-equal-steps": "MAML, steps of one length",
     "-first-order": "first order",
     "-pretrained": "pretrained",
     "-random": "random",
