@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 # Numbers up to which a product with a vector gains by fusing with what surrounds it.
 _SMALL = 16_384
@@ -35,9 +35,13 @@ def use_onednn(graph: GraphModule) -> None:
     """Replace the large products of a traced graph, which is not to be differentiated further."""
     if not onednn_present():
         return
-    for node in graph.graph.nodes:
+    copies: dict[tuple[Node, bool], Node] = {}
+    for node in list(graph.graph.nodes):
         if node.target is torch.ops.aten.mm.default and _large(*_values(node)):
             node.target = torch.ops.metarl.mm.default
+            if not _transposed(*_values(node)):
+                a, b = node.args
+                node.args = (_in_rows(a, copies), b)
         if node.target is torch.ops.aten.addmm.default and not node.kwargs:
             c, a, b = _values(node)
             if c.shape == b.shape[1:] and _large(a, b):
@@ -70,8 +74,25 @@ SMALL_PRODUCTS = {
 """How products are recorded, ``NotImplemented`` being as they are."""
 
 
-def _values(node: torch.fx.Node) -> list[Tensor]:
-    return [x.meta["val"] for x in node.args if isinstance(x, torch.fx.Node)]
+def _in_rows(a: Node, copies: dict[tuple[Node, bool], Node]) -> Node:
+    """``a`` in rows, as oneDNN would copy it first; here once, and by the compiler in passing."""
+    value: Tensor = a.meta["val"]
+    if value.is_contiguous():
+        return a
+    transposed = a.target is torch.ops.aten.t.default
+    source = a.args[0] if transposed else a
+    assert isinstance(source, Node)
+    key = (source, transposed)
+    if key not in copies:
+        rows: dict[str, Any] = {"memory_format": torch.contiguous_format}
+        with a.graph.inserting_after(a):
+            copies[key] = a.graph.call_function(torch.ops.aten.clone.default, (a,), rows)
+        copies[key].meta["val"] = value.clone(**rows)
+    return copies[key]
+
+
+def _values(node: Node) -> list[Tensor]:
+    return [x.meta["val"] for x in node.args if isinstance(x, Node)]
 
 
 def _large(a: Tensor, b: Tensor) -> bool:

@@ -43,6 +43,25 @@ def test_products_are_those_of_torch(layout: str, columns: int) -> None:
     assert set(shape.values()) == {"SUCCESS"}
 
 
+def test_a_copy_in_rows_is_shared() -> None:
+    x, _ = matrices(100)["output"]
+
+    def slopes(x: Tensor, d: Tensor, e: Tensor) -> list[Tensor]:
+        return [x.t() @ d, x.t() @ e, (x @ x.t()) @ d]
+
+    inputs = (
+        x,
+        *(torch.randn(ROWS, 100, generator=torch.Generator().manual_seed(i)) for i in (1, 2)),
+    )
+    graph = make_fx(slopes)(*inputs)
+    products.use_onednn(graph)
+    targets = [node.target for node in graph.graph.nodes]
+    assert targets.count(torch.ops.aten.clone.default) == 1
+    for found, truth in zip(graph(*inputs), slopes(*inputs), strict=True):
+        torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-2)
+        assert not torch.allclose(found, truth.roll(1, 0), rtol=1e-4, atol=1e-2)  # mutant
+
+
 def test_a_bias_is_added() -> None:
     x, w = matrices(48)["output"]
     bias = torch.arange(48.0)
