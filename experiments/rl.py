@@ -1,7 +1,6 @@
 """Meta-policies: what one meta-iteration is, how it is validated and evaluated."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from metarl.rl.maml import meta_step
 from metarl.rl.objectives import policy_objectives
 from metarl.rl.policies import in_head
 from metarl.rl.sampler import Sampler
-from metarl.rl.updates import adam_update, promp_update, trpo_update
 from metarl.rl.weighting import Weighting
 
 from .configs.rl import Config, EvaluateOptions
@@ -23,6 +21,7 @@ from .contradictions import check_options
 from .environments import make_policy, make_sampler
 from .family import Evaluation, Metrics, State
 from .machine import Machine
+from .meta_update import meta_update
 from .protocol import evaluation, rollout_seed, steps_and_episodes, test_tasks
 
 VALIDATION_SEED = 0
@@ -135,11 +134,18 @@ class PolicyLearner:
             mapping=self.mapping,
             ranks=self.ranks,
         )
+        update = functools.partial(
+            meta_update,
+            self.config,
+            self.objectives,
+            mapping=self.mapping,
+            reduce=self.ranks.reducer(self.machine.exact),
+        )
         with self.ranks.own_tasks(self.rows):
             theta, metrics = meta_step(
                 state.params,
                 lambda theta, clock: collect(theta, clock=clock),
-                functools.partial(self._update, state, iteration),
+                functools.partial(update, state, iteration),
                 objectives=self.objectives,
                 inner=self.inner,
                 mapping=self.mapping,
@@ -150,46 +156,6 @@ class PolicyLearner:
                 if theta[name] is not p:
                     p.copy_(theta[name])
         return metrics
-
-    def _update(
-        self,
-        state: State,
-        iteration: int,
-        theta: metarl.Params,
-        data: Any,
-        clock: Clock,
-    ) -> tuple[metarl.Params, dict[str, float]]:
-        config = self.config
-        scale = 1.0
-        if config.lr_decay == "cosine":
-            scale = 0.5 * (1 + math.cos(math.pi * min(iteration / config.iterations, 1)))
-        reduce = self.ranks.reducer(self.machine.exact)
-        shared: Any = {"mapping": self.mapping, "reduce": reduce, "clock": clock}
-        if config.update == "trpo":
-            return trpo_update(
-                self.objectives,
-                theta,
-                data,
-                max_kl=config.max_kl * max(scale, 0.01),
-                fisher_fraction=config.fisher_fraction,
-                generator=metarl.torch_stream(state.extra["seed"], "fisher", iteration),
-                **shared,
-            )
-        assert state.optimizer is not None
-        state.optimizer.param_groups[0]["lr"] = config.lr * scale
-        if config.update == "adam":
-            return theta, adam_update(self.objectives, theta, data, state.optimizer, **shared)
-        metrics, state.extra["penalty"] = promp_update(
-            self.objectives,
-            theta,
-            data,
-            state.optimizer,
-            epochs=config.epochs,
-            penalty=state.extra["penalty"],
-            target_kl=config.max_kl,
-            **shared,
-        )
-        return theta, metrics
 
     def adapt(
         self,

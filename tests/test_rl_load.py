@@ -3,7 +3,7 @@
 import inspect
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from metarl.rl import MetaPolicy, Policy
 from metarl.rl import metapolicy as metapolicy_module
 from metarl.rl.distributions import Gaussian
 from metarl.runs import read_config
+from metarl_experiments.configs.rl import Config
 from metarl_experiments.environments import make_sampler
 from metarl_experiments.evaluate import load as load_learner
+from metarl_experiments.results import ROOT, shipped
 from metarl_experiments.rl import PolicyLearner
 
 TINY = ("--compile=off", "--threads=1", "--hidden", "6", "--episodes=3", "--meta-batch=2")
@@ -35,6 +37,7 @@ NAVIGATION = "metarl/Navigation2D-v0"
 RUNS = {
     "plain": ("navigation",),
     "meta-sgd": ("navigation", "--learned-lr=element", "--inner-steps=2", "--lr-per-step"),
+    "regret": ("navigation", "--best-reward=0", "--inner-lr=0.05"),
     "head": ("navigation", "--adapted=head", "--inner-surrogate=dice", "--discount=0.8"),
     "pretrained": ("navigation", "--inner-steps=0", "--evaluation-lr=0.7", "--meta-batch=3"),
     "oracle": ("navigation", "--inner-steps=0", "--observe-task", "--env.task-range", "0.1", "0.2"),
@@ -82,7 +85,7 @@ def distance(ours: metarl.Params, theirs: metarl.Params) -> float:
     return max(float((ours[n] - p).detach().abs().max()) for n, p in theirs.items())
 
 
-@pytest.mark.parametrize("name", ["plain", "meta-sgd", "head", "pretrained", "oracle"])
+@pytest.mark.parametrize("name", ["plain", "meta-sgd", "regret", "head", "pretrained", "oracle"])
 def test_adapts_as_the_evaluation_does(runs: Path, name: str) -> None:
     task = {"goal": np.array([0.15, 0.12])}
     metapolicy = metarl.rl.load(runs / name)
@@ -103,6 +106,10 @@ def test_adapts_as_the_evaluation_does(runs: Path, name: str) -> None:
     ]
     for mutant in mutants:
         policy = mutant.adapt(env, steps=4, seed=11, task=task)
+        assert distance(dict(policy.module.named_parameters()), theirs) > 1e-5
+    if name == "regret":
+        plain = replace(metapolicy, weighting=replace(metapolicy.weighting, best_reward=None))
+        policy = plain.adapt(env, steps=4, seed=11, task=task)
         assert distance(dict(policy.module.named_parameters()), theirs) > 1e-5
     if name == "head":
         every = replace(metapolicy, inner=replace(metapolicy.inner, adapted=None))
@@ -152,6 +159,28 @@ def test_every_kind_of_environment_keeps_its_task(runs: Path) -> None:
     drawn = [metapolicy.adapt(NAVIGATION, seed=seed) for seed in (1, 1, 2)]
     assert same(drawn[0], drawn[1])
     assert not same(drawn[0], drawn[2])
+
+
+# What decides how a trained policy adapts; all else decided how it was trained, or is evaluated.
+ADAPTATION = "env episodes inner_steps inner_lr first_order adapted inner_surrogate discount "
+ADAPTATION += "gae_lambda bootstrap_time_limit best_reward hidden activation min_std observe_task "
+ADAPTATION += "later_lr_factors evaluation_lr evaluation_episodes"
+OTHERS = "iterations meta_batch learned_lr lr_per_step sampling_correction update max_kl "
+OTHERS += "fisher_fraction lr lr_decay epochs clip init_std head_scale evaluation_steps log_every "
+OTHERS += "validate_every patience validation_tasks"
+
+
+def test_load_reads_every_field_that_decides_how_a_policy_adapts() -> None:
+    """A new field has to be put where it belongs, here and in `load`."""
+    assert {f.name for f in fields(Config)} == {*ADAPTATION.split(), *OTHERS.split()}
+    source = inspect.getsource(metapolicy_module)
+    assert [name for name in ADAPTATION.split() if f'"{name}"' not in source] == []
+
+
+def test_every_shipped_policy_loads() -> None:
+    for run in shipped(ROOT):
+        if "env" in read_config(run)["config"]:
+            assert metarl.rl.load(run).module is not None
 
 
 class NoTask(gymnasium.Env[Any, Any]):

@@ -1,0 +1,67 @@
+"""The meta-update of policies that a configuration asks for."""
+
+import math
+from typing import Any
+
+import metarl
+from metarl.rl.batches import MetaBatch
+from metarl.rl.clock import Clock
+from metarl.rl.objectives import PolicyObjectives
+from metarl.rl.updates import adam_update, promp_update, trpo_update
+
+from .configs.rl import Config
+from .family import State
+
+
+def meta_update(
+    config: Config,
+    objectives: PolicyObjectives,
+    state: State,
+    iteration: int,
+    theta: metarl.Params,
+    data: MetaBatch,
+    clock: Clock,
+    **mapped: Any,
+) -> tuple[metarl.Params, dict[str, float]]:
+    """TRPO, ProMP or Adam with the settings of an iteration; the new theta and metrics.
+
+    Args:
+        config: names the update, its trust region or step size, and their decay.
+        objectives: the task functions.
+        state: optimiser and penalty, which move in place.
+        iteration: from 0.
+        theta: initial parameters.
+        data: of all tasks.
+        clock: collects where the time went.
+        mapped: ``mapping`` and ``reduce``, as of `mean_over_tasks`.
+    """
+    scale = 1.0
+    if config.lr_decay == "cosine":
+        scale = 0.5 * (1 + math.cos(math.pi * min(iteration / config.iterations, 1)))
+    if config.update == "trpo":
+        return trpo_update(
+            objectives,
+            theta,
+            data,
+            max_kl=config.max_kl * max(scale, 0.01),
+            fisher_fraction=config.fisher_fraction,
+            generator=metarl.torch_stream(state.extra["seed"], "fisher", iteration),
+            clock=clock,
+            **mapped,
+        )
+    assert state.optimizer is not None
+    state.optimizer.param_groups[0]["lr"] = config.lr * scale
+    if config.update == "adam":
+        return theta, adam_update(objectives, theta, data, state.optimizer, clock=clock, **mapped)
+    metrics, state.extra["penalty"] = promp_update(
+        objectives,
+        theta,
+        data,
+        state.optimizer,
+        epochs=config.epochs,
+        penalty=state.extra["penalty"],
+        target_kl=config.max_kl,
+        clock=clock,
+        **mapped,
+    )
+    return theta, metrics
