@@ -12,14 +12,32 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 matplotlib.use("Agg")
 
-# Okabe and Ito 2008, in the order of the lines in a figure; on dark paper their blue would drown.
+# Okabe and Ito 2008, then two of Tol 2021, in the order of the lines in a figure; on dark paper their blue would drown.
 PALETTES = {
-    "light": ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"),
-    "dark": ("#4A9BD9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442"),
+    "light": (
+        "#0072B2",
+        "#E69F00",
+        "#009E73",
+        "#CC79A7",
+        "#D55E00",
+        "#56B4E9",
+        "#332288",
+        "#999933",
+    ),
+    "dark": (
+        "#4A9BD9",
+        "#E69F00",
+        "#009E73",
+        "#CC79A7",
+        "#D55E00",
+        "#F0E442",
+        "#B9A7E8",
+        "#A9B665",
+    ),
 }
 # Matplotlib's names for the palette of the style in force.
-COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C7")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 DPI = 144
 
