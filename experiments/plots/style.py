@@ -12,7 +12,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 matplotlib.use("Agg")
 
-# Okabe and Ito 2008, then two of Tol 2021, in the order of the lines in a figure; on dark paper their blue would drown.
+# Okabe and Ito 2008, then two of Tol 2021, in the order of the lines in a figure; on dark paper the
+# blue of the former would drown.
 PALETTES = {
     "light": (
         "#0072B2",
