@@ -59,7 +59,9 @@ class ImagesLearner:
         self.eager = machine.mapping.replace("auto", "chunk:8" if on_cpu else "vmap")
         mapping = compiled if machine.compiled else self.eager
         self.machine = replace(machine, mapping=machine.mapping.replace("auto", mapping))
-        self.inner = metarl.InnerLoop(config.inner_lr, config.first_order, adapts)
+        self.inner = metarl.InnerLoop(
+            config.inner_lr, config.first_order, adapts, recompute=machine.recompute
+        )
         _, self.apply = metarl.from_module(self.net(0))
         self.loss = cross_entropy(self.apply)
         self.source = Source(config, machine, ranks)

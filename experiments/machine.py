@@ -27,6 +27,7 @@ class Machine:
         compile: whether the step is compiled; ``"auto"`` only before `resolve`.
         exact: one task at a time on one thread, so that results do not depend on the number of
             ranks to the bit.
+        recompute: inner steps are computed again for the meta-gradient rather than kept.
     """
 
     device: str = "auto"
@@ -35,6 +36,7 @@ class Machine:
     mapping: str = "auto"
     compile: Switch = "auto"
     exact: bool = False
+    recompute: bool = False
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -66,10 +68,16 @@ def resolve(machine: Machine, *, threads: int, long: bool = True) -> Machine:
                 f"--exact: takes --threads 1 and --mapping {ONE_BY_ONE}, as by default"
             )
         machine = replace(machine, mapping=ONE_BY_ONE, threads=1)
+    if machine.recompute and machine.compile == "on":
+        raise InputError("--recompute: takes --compile off; a compiled step keeps what it needs")
     device = _device(machine.device)
     wanted = machine.compile
     if wanted == "auto":
-        wanted = "on" if long and device != "mps" and compiler_present() else "off"
+        wanted = (
+            "on"
+            if long and not machine.recompute and device != "mps" and compiler_present()
+            else "off"
+        )
     return replace(
         machine,
         device=device,

@@ -58,6 +58,7 @@ class PolicyLearner:
             config.inner_lr,
             config.first_order,
             adapted=None if config.adapted == "all" else in_head(len(config.hidden)),
+            recompute=machine.recompute,
         )
         self.objectives = policy_objectives(
             self.apply,

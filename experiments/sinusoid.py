@@ -58,7 +58,9 @@ class SinusoidLearner:
         self.config = config
         self.machine = replace(machine, mapping=machine.mapping.replace("auto", "vmap"))
         self.ranks, self.rows = ranks, ranks.rows(config.meta_batch)
-        self.inner = metarl.InnerLoop(config.inner_lr, config.first_order)
+        self.inner = metarl.InnerLoop(
+            config.inner_lr, config.first_order, recompute=machine.recompute
+        )
         _, self.apply = metarl.from_module(self._net(0))
         self.loss = mean_squared_error(self.apply)
         self.block = functools.lru_cache(maxsize=2)(self._block)

@@ -12,6 +12,7 @@ from .errors import InputError
 from .inner_optimizers import OPTIMIZERS
 from .params import Params, split_rates
 from .rates import rate_at, resolve_rates
+from .recomputing import recomputed
 
 Loss = Callable[[Params, Any], Any]
 """``loss(params, batch)`` of ONE task: a scalar, or a NamedTuple of scalars, the loss first.
@@ -38,6 +39,9 @@ class InnerLoop:
         optimizer: ``sgd``; ``momentum`` (coefficient 0.9); ``adam`` (0.9, 0.999, 1e-8). Moments
             start at zero with the task.
         clip: bound on the norm of the inner gradient over all adapted parameters; None for none.
+        recompute: keep only the parameters between steps for the meta-gradient, and compute each
+            step again where it is differentiated: memory of one step instead of all, for about
+            one more evaluation of every inner gradient.
     """
 
     lr: float | Params = 0.1
@@ -45,6 +49,7 @@ class InnerLoop:
     adapted: Callable[[str], bool] | None = None
     optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
     clip: float | None = None
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -77,14 +82,27 @@ def adapt_path_one(
     params, learned = split_rates(theta)
     names = [name for name in params if inner.adapted is None or inner.adapted(name)]
     rates = resolve_rates(inner.lr, learned, params, names)
-    optimizer = OPTIMIZERS[inner.optimizer]
-    state = optimizer.start({name: params[name] for name in names})
+    state = OPTIMIZERS[inner.optimizer].start({name: params[name] for name in names})
     path = [params]
+    step = _step(loss, inner, names)
+    if inner.recompute and not inner.first_order:  # which keeps nothing to compute again
+        step = recomputed(step)
     for k, support in enumerate(supports):
         here = path[-1]
+        lr = {name: rate_at(rates[name], here[name], k) for name in names}
+        moved, state = step(here, lr, state, support)
+        path.append({**here, **moved})
+    return path
+
+
+def _step(loss: Loss, inner: InnerLoop, names: list[str]) -> Callable[..., tuple[Params, Any]]:
+    """``(theta_k, step sizes, optimiser state, support k) -> (what moved, optimiser state)``."""
+    optimizer = OPTIMIZERS[inner.optimizer]
+
+    def step(here: Params, lr: Params, state: Any, support: Any) -> tuple[Params, Any]:
         seen = {n: p.detach() for n, p in here.items()} if inner.first_order else here
 
-        def support_loss(moving: Params, seen: Params = seen, support: Any = support) -> Tensor:
+        def support_loss(moving: Params) -> Tensor:
             return first(loss({**seen, **moving}, support))
 
         gradient = torch.func.grad(support_loss)({name: seen[name] for name in names})
@@ -92,12 +110,10 @@ def adapt_path_one(
             gradient = {name: g.detach() for name, g in gradient.items()}
         if inner.clip is not None:
             gradient = _clipped(gradient, inner.clip)
-        step, state = optimizer.direction(gradient, state)
-        moved = {
-            name: here[name] - rate_at(rates[name], here[name], k) * step[name] for name in names
-        }
-        path.append({**here, **moved})
-    return path
+        direction, state = optimizer.direction(gradient, state)
+        return {name: here[name] - lr[name] * direction[name] for name in names}, state
+
+    return step
 
 
 def adapt(loss: Loss, params: Params, supports: Sequence[Any], inner: InnerLoop) -> Params:

@@ -38,6 +38,7 @@ def test_run_directory_holds_what_it_should(
         "mapping": "vmap",
         "compile": "off",
         "exact": False,
+        "recompute": False,
     }
     out = capfd.readouterr().out
     assert "20/20" in out

@@ -55,6 +55,8 @@ class TrainOptions(Generic[ConfigT]):
         mapping: over tasks: auto, vmap, chunk:N or threads.
         compile: whether the step is compiled; auto does in long runs where a compiler is present.
         exact: results do not depend on the number of ranks to the bit; slower.
+        recompute: compute inner steps again for the meta-gradient rather than keep them: less
+            memory for many of them, more time.
         rank_timeout: seconds that ranks wait for one another.
     """
 
@@ -72,6 +74,7 @@ class TrainOptions(Generic[ConfigT]):
     mapping: str = "auto"
     compile: Switch = "auto"
     exact: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    recompute: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     rank_timeout: Annotated[float, Range(1, 86_400)] = ALONE.timeout
 
 
