@@ -99,7 +99,7 @@ def sheet(label: str, loaded: Loaded) -> Figure:
             top = t * (1 + SHEET_QUERIES)
             for way in range(ways):
                 _picture(grid[top][way], tasks, "support", t, way * learner.config.shots)
-                grid[top][way].set_title(f"class {way}", fontsize=8)
+                grid[top][way].set_title(f"class {way}", fontsize=10)
                 for k in range(SHEET_QUERIES):
                     q = way * SHEET_QUERIES + k
                     axes = grid[top + 1 + k][way]
@@ -107,7 +107,7 @@ def sheet(label: str, loaded: Loaded) -> Figure:
                     right = int(after[t, q]) == way
                     axes.set_title(
                         f"{int(before[t, q])} → {int(after[t, q])}{'' if right else ' ✗'}",
-                        fontsize=8,
+                        fontsize=10,
                         color=ink() if right else COLOURS[4],
                     )
 
