@@ -66,12 +66,19 @@ def _builds(source: str) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def compile_chunks(run: Callable[[Any, Any], Any]) -> tuple[Callable[[Any, Any], Any], Shapes]:
-    """The chunk function compiled, and the shapes it has been called with, to be kept up."""
+def compile_chunks(
+    run: Callable[[Any, Any], Any], *, threaded: bool
+) -> tuple[Callable[[Any, Any], Any], Shapes]:
+    """The chunk function compiled, and the shapes it has been called with, to be kept up.
+
+    Args:
+        run: the chunk function.
+        threaded: whether several threads will call it at a time.
+    """
 
     def build(read: Read, tensors: list[Tensor]) -> Callable[..., Any]:
         graph, out_spec = _record(lambda *given: run(*read(given)), tensors)
-        program = _compile(graph, tensors)
+        program = _compile(graph, tensors, threaded)
         return lambda *given: tree_unflatten(program(*given), out_spec)
 
     return _per_form(build), set()
@@ -79,7 +86,7 @@ def compile_chunks(run: Callable[[Any, Any], Any]) -> tuple[Callable[[Any, Any],
 
 @functools.lru_cache(maxsize=64)
 def compile_products(
-    linearise: Callable[[Any, Any], Callable[[Any], Any]],
+    linearise: Callable[[Any, Any], Callable[[Any], Any]], *, threaded: bool
 ) -> tuple[Callable[[Any, Any], Callable[[Any], Any]], Shapes]:
     """The same of a chunk function whose output is a function of one tree like ``shared``.
 
@@ -97,8 +104,8 @@ def compile_products(
 
         graph, out_spec = _record(whole, [*tensors, *vector])
         before, after = split_stages(graph, len(tensors))
-        first = _compile(before, tensors)
-        second = _compile(after, [*first(*tensors), *vector])
+        first = _compile(before, tensors, threaded)
+        second = _compile(after, [*first(*tensors), *vector], threaded)
 
         def linearised(*given: Tensor) -> Callable[[Any], Any]:
             known = first(*given)
@@ -168,13 +175,19 @@ def _record(fn: Callable[..., Any], tensors: list[Tensor]) -> tuple[GraphModule,
         out_spec.append(spec)
         return out
 
-    return make_fx(flat, decomposition_table=SMALL_PRODUCTS)(*tensors), out_spec[0]
-
-
-def _compile(graph: GraphModule, tensors: list[Any]) -> Callable[..., Any]:
-    from torch._inductor import compile as compile_graph  # takes a second, and not all compile
-
+    graph = make_fx(flat, decomposition_table=SMALL_PRODUCTS)(*tensors)
     if not torch.is_grad_enabled():
         use_onednn(graph)
-    program: Callable[..., Any] = compile_graph(graph, [*tensors])
+    return graph, out_spec[0]
+
+
+def _compile(graph: GraphModule, tensors: list[Any], threaded: bool) -> Callable[..., Any]:
+    from torch._inductor import compile as compile_graph  # takes a second, and not all compile
+
+    for node in graph.graph.nodes:
+        # Recorded values, each of a fake mode of its own: the compiler wants a common one, or none.
+        node.meta.pop("val", None)
+    # Kernels called from C++ leave the interpreter to other threads; this takes longer to compile.
+    options = {"cpp_wrapper": True} if threaded else {}
+    program: Callable[..., Any] = compile_graph(graph, [*tensors], options=options)
     return program

@@ -148,7 +148,7 @@ def run_chunks(
     data: Any,
     mapping: Mapping,
     *,
-    compiler: Callable[[ChunkFunction], tuple[ChunkFunction, Shapes]] = compile_chunks,
+    compiler: Callable[..., tuple[ChunkFunction, Shapes]] = compile_chunks,
 ) -> list[Any]:
     """Apply a chunk function to all tasks.
 
@@ -167,7 +167,7 @@ def run_chunks(
     size = mapping.chunk_size(tasks)
     warmed: Shapes = set()
     if mapping.compile:
-        run, warmed = compiler(run)
+        run, warmed = compiler(run, threaded=mapping.kind == "threads")
     if size is None:
         return [run(shared, data)]
     chunks = [

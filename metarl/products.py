@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule, Node
 
 # Numbers up to which a product with a vector gains by fusing with what surrounds it.
@@ -17,8 +18,9 @@ _SMALL = 16_384
 _LARGE = 1_000_000
 
 _library = torch.library.Library("metarl", "DEF")  # type: ignore[no-untyped-call]
-_library.define("mm(Tensor a, Tensor b) -> Tensor")  # type: ignore[no-untyped-call]
-_library.define("addmm(Tensor c, Tensor a, Tensor b) -> Tensor")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+)
 
 
 @functools.cache
@@ -35,17 +37,17 @@ def use_onednn(graph: GraphModule) -> None:
     """Replace the large products of a traced graph, which is not to be differentiated further."""
     if not onednn_present():
         return
-    copies: dict[tuple[Node, bool], Node] = {}
+    rows: dict[tuple[Node, bool], Node] = {}
     for node in list(graph.graph.nodes):
-        if node.target is torch.ops.aten.mm.default and _large(*_values(node)):
-            node.target = torch.ops.metarl.mm.default
-            if not _transposed(*_values(node)):
-                a, b = node.args
-                node.args = (_in_rows(a, copies), b)
+        if node.target is torch.ops.aten.mm.default:
+            a, b = node.args
+            if _large(a, b):
+                node.replace_all_uses_with(_product(node, a, b, rows))
         if node.target is torch.ops.aten.addmm.default and not node.kwargs:
-            c, a, b = _values(node)
-            if c.shape == b.shape[1:] and _large(a, b):
-                node.target = torch.ops.metarl.addmm.default
+            c, a, b = node.args
+            if _value(c).shape == _value(b).shape[1:] and _large(a, b):
+                node.replace_all_uses_with(_product(node, a, b, rows, c))
+    graph.graph.eliminate_dead_code()
     graph.recompile()
 
 
@@ -74,58 +76,72 @@ SMALL_PRODUCTS = {
 """How products are recorded, ``NotImplemented`` being as they are."""
 
 
-def _in_rows(a: Node, copies: dict[tuple[Node, bool], Node]) -> Node:
+def _value(node: Node) -> Tensor:
+    value: Tensor = node.meta["val"]
+    return value
+
+
+def _large(a: Node, b: Node) -> bool:
+    x, y = _value(a), _value(b)
+    on_cpu = x.device.type == "cpu" and x.dtype is y.dtype is torch.float32
+    return on_cpu and x.shape[0] * y.numel() >= _LARGE
+
+
+def _product(
+    node: Node, a: Node, b: Node, rows: dict[tuple[Node, bool], Node], bias: Node | None = None
+) -> Node:
+    """``a b + bias``, put before the node."""
+    with node.graph.inserting_before(node):
+        if bias is None and _value(a).stride(0) == 1 and _value(b).shape[1] < _value(a).shape[0]:
+            # oneDNN crawls where a weight's gradient has few columns; its transpose has few rows.
+            return _transposed(_linear(_in_rows(_transposed(b), rows), a, None))
+        return _linear(_in_rows(a, rows), _transposed(b), bias)
+
+
+def _transposed(a: Node) -> Node:
+    if a.target is torch.ops.aten.t.default:
+        source = a.args[0]
+        assert isinstance(source, Node)
+        return source
+    return _call(torch.ops.aten.t.default, a)
+
+
+def _in_rows(a: Node, rows: dict[tuple[Node, bool], Node]) -> Node:
     """``a`` in rows, as oneDNN would copy it first; here once, and by the compiler in passing."""
-    value: Tensor = a.meta["val"]
-    if value.is_contiguous():
+    if _value(a).is_contiguous():
         return a
-    transposed = a.target is torch.ops.aten.t.default
-    source = a.args[0] if transposed else a
-    assert isinstance(source, Node)
-    key = (source, transposed)
-    if key not in copies:
-        rows: dict[str, Any] = {"memory_format": torch.contiguous_format}
-        with a.graph.inserting_after(a):
-            copies[key] = a.graph.call_function(torch.ops.aten.clone.default, (a,), rows)
-        copies[key].meta["val"] = value.clone(**rows)
-    return copies[key]
+    is_view = a.target is torch.ops.aten.t.default
+    key = (_transposed(a), True) if is_view else (a, False)
+    if key not in rows:
+        rows[key] = _call(torch.ops.aten.clone.default, a, memory_format=torch.contiguous_format)
+    return rows[key]
 
 
-def _values(node: Node) -> list[Tensor]:
-    return [x.meta["val"] for x in node.args if isinstance(x, Node)]
+def _linear(x: Node, weight: Node, bias: Node | None) -> Node:
+    return _call(torch.ops.metarl.linear.default, x, weight, bias)
 
 
-def _large(a: Tensor, b: Tensor) -> bool:
-    on_cpu = a.device.type == "cpu" and a.dtype is b.dtype is torch.float32
-    return on_cpu and a.shape[0] * b.numel() >= _LARGE
+def _call(target: Any, *args: Node | None, **options: Any) -> Node:
+    like = next(x for x in args if x is not None)
+    node = like.graph.call_function(target, args, options)
+    with FakeTensorMode():
+        node.meta["val"] = target(
+            *(None if x is None else _like(_value(x)) for x in args), **options
+        )
+    return node
 
 
-def _transposed(a: Tensor, b: Tensor) -> bool:
-    # oneDNN crawls where a weight's gradient has few columns; its transpose has few rows.
-    return a.stride(0) == 1 and b.shape[1] < a.shape[0]
+def _like(x: Tensor) -> Tensor:
+    # Each recorded value is of a fake mode of its own, which do not mix.
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
 
 
-def _linear(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, b.t(), c, "none", [], "")
+@torch.library.impl(_library, "linear", "CPU")
+def _linear_on_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
     return product
 
 
-@torch.library.impl(_library, "mm", "CPU")
-def _mm(a: Tensor, b: Tensor) -> Tensor:
-    return _linear(b.t(), a.t()).t() if _transposed(a, b) else _linear(a, b)
-
-
-@torch.library.impl(_library, "addmm", "CPU")
-def _addmm(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return _linear(a, b, c)
-
-
-@torch.library.register_fake("metarl::mm")  # type: ignore[untyped-decorator]
-def _mm_shape(a: Tensor, b: Tensor) -> Tensor:
-    shape = a.shape[0], b.shape[1]
-    return a.new_empty(shape[::-1]).t() if _transposed(a, b) else a.new_empty(shape)
-
-
-@torch.library.register_fake("metarl::addmm")  # type: ignore[untyped-decorator]
-def _addmm_shape(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return a.new_empty(a.shape[0], b.shape[1])
+@torch.library.register_fake("metarl::linear")  # type: ignore[untyped-decorator]
+def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])

@@ -60,7 +60,7 @@ def products(shared: Any, data: Any) -> Any:
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 def test_a_program_is_made_for_shapes_numbers_and_grad_mode() -> None:
     run = each(products)
-    compiled, _ = compile_chunks(run)
+    compiled, _ = compile_chunks(run, threaded=False)
     w, a, x = matrices((5, 5), (3, 5, 5), (3, 5))
     for data in ((a, x, 2), (a, x, 2.0), (a, x, 3), (a[:2], x[:2], 2), (-a, x, 2)):
         for got, truth in zip(compiled((w,), data), run((w,), data), strict=True):
@@ -110,12 +110,13 @@ def test_stages_split_where_the_argument_enters() -> None:
     assert "aten.add.Tensor" in [str(n.target) for n in split_stages(graph, 3)[0].graph.nodes]
 
 
+@pytest.mark.parametrize("threaded", [False, True])
 @needs_compiler
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 @torch.no_grad()
-def test_products_equal_eager_ones() -> None:
+def test_products_equal_eager_ones(threaded: bool) -> None:
     theta = {"a": draw(4, 3, seed=1), "b": draw(3, seed=2)}
-    compiled, _ = compile_products(curvature)
+    compiled, _ = compile_products(curvature, threaded=threaded)
     for power in (1, 2):  # Python numbers are compiled in
         data = Data(draw(3, 3, seed=3), power)
         product = compiled(theta, data)
