@@ -2,7 +2,9 @@
 
 import math
 import os
+import resource
 import signal
+import sys
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -88,6 +90,14 @@ class Keeper(NamedTuple):
                     self.run.save(snapshot)
 
         self.ranks.together(save)
+
+    def tell_memory(self) -> None:
+        """Say how much memory the first iteration took, which the others will take too."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = torch.tensor(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+        most = float(self.ranks.each(peak).max()) / 1e9
+        whose = " on a rank" if self.ranks.size > 1 else ""
+        self.reporter.say(f"memory at its peak, by the first iteration: {most:.2f} GB{whose}")
 
     def log(self, record: dict[str, float]) -> None:
         """Log a record."""

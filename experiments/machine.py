@@ -86,6 +86,12 @@ def resolve(machine: Machine, *, threads: int, long: bool = True) -> Machine:
     )
 
 
+def on_ranks(machine: Machine) -> Machine:
+    """A stored machine on no more threads than there are cores for each of several ranks here."""
+    alone = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1
+    return machine if alone else replace(machine, threads=min(machine.threads, _cores()))
+
+
 def _cores() -> int:
     """Cores for this process; the ranks of a machine share its cores."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

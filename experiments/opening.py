@@ -16,6 +16,18 @@ from .family import State
 from .options import value_of
 from .state import put_params, share
 
+RUNS = Path("runs")
+
+
+def free_directory(experiment: str, seed: int) -> Path:
+    """``runs/<experiment>/seed-<S>``, or the first of ``seed-<S>-2``, ... that is free."""
+    directory = RUNS / experiment / f"seed-{seed}"
+    number = 1
+    while directory.exists():
+        number += 1
+        directory = RUNS / experiment / f"seed-{seed}-{number}"
+    return directory
+
 
 def stored_values(argv: Sequence[str], ranks: Ranks) -> dict[str, Any] | None:
     """``config.json`` of the run to go on with, None for a new one.

@@ -132,10 +132,13 @@ def _iterate(
     validating = 0.0
     signum = None
     over = loop.iteration >= plan.iterations or _stale(keeper, loop, plan)
+    started = loop.iteration
     while not over:
         loop.window.append(_floats(learner.step(state, loop.iteration)))
         loop.iteration += 1
         now = time.monotonic()
+        if loop.iteration == started + 1:
+            keeper.tell_memory()
         signum, late, due = keeper.agree(
             state, loop.iteration, late=now >= deadline, due=now >= next_save
         )

@@ -19,8 +19,8 @@ from metarl.runs import Run, Snapshot, versions
 from ..catalog import Experiment
 from ..configs.bounds import UNPREFIXED, Range, check_types, option_name
 from ..family import Learner, State
-from ..machine import Machine, Switch, resolve
-from ..opening import opened, start_from, stored_values
+from ..machine import Machine, Switch, on_ranks, resolve
+from ..opening import free_directory, opened, start_from, stored_values
 from ..options import find_experiment, parse, positionals, preset_config, value_of
 from ..progress import Quiet, Reporter, announce, reporter
 from ..settings import settings
@@ -29,7 +29,6 @@ from ..stored import stored
 from ..train import Plan, train
 
 ConfigT = TypeVar("ConfigT")
-RUNS = Path("runs")
 # What a resumed run may change; everything else decides its bits.
 FREE = ("--out", "--resume", "--minutes", "--device", "--iterations", "--rank-timeout")
 # Shorter runs do not earn back the minute that compiling takes.
@@ -173,16 +172,6 @@ def _train(
     return 128 + signum
 
 
-def free_directory(experiment: str, seed: int) -> Path:
-    """``runs/<experiment>/seed-<S>``, or the first of ``seed-<S>-2``, ... that is free."""
-    directory = RUNS / experiment / f"seed-{seed}"
-    number = 1
-    while directory.exists():
-        number += 1
-        directory = RUNS / experiment / f"seed-{seed}-{number}"
-    return directory
-
-
 def _kind(experiment: Experiment) -> Any:
     generic: Any = TrainOptions  # its parameter is known only now
     return generic[experiment.configs().Config]
@@ -216,7 +205,7 @@ def _resumed(
             seed=seed,
             from_=values["from"],
             **{name: values[name] for name in ("preset", "minutes", "checkpoint_seconds")},
-            **asdict(machine),
+            **asdict(on_ranks(machine)),
         )
         check_types(own)
     except (KeyError, ValueError) as error:
