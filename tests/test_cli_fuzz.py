@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from runs_at import contents
 
 from metarl.errors import MetarlError
+from metarl_experiments import opening
 from metarl_experiments.__main__ import main
 from metarl_experiments.catalog import EXPERIMENTS
 from metarl_experiments.commands import train
@@ -31,7 +32,7 @@ def nothing_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     def accept(*_: Any, **__: Any) -> Any:
         raise ValidError("valid")
 
-    monkeypatch.setattr(train, "open_run", accept)
+    monkeypatch.setattr(opening, "open_run", accept)
 
 
 NAMES = ("sinusoid", "navigation", "omniglot", "maml")
@@ -113,7 +114,7 @@ def test_configs(
         patch.undo()
         from metarl.runs import open_run
 
-        patch.setattr(train, "open_run", open_run)
+        patch.setattr(opening, "open_run", open_run)
         run = train_small(tmp_path / "run")
     whole = json.loads((run / "config.json").read_text())
     places = [(k,) for k in whole] + [(k, name) for k in ("config", "machine") for name in whole[k]]

@@ -33,7 +33,7 @@ PALETTES = {
         "#D55E00",
         "#F0E442",
         "#B9A7E8",
-        "#A9B665",
+        "#8E9E45",
     ),
 }
 # Matplotlib's names for the palette of the style in force.
