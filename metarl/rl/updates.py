@@ -75,6 +75,8 @@ def trpo_update(
         The new theta (the same object where the step was rejected), and metrics.
     """
     few = subsample(data, fisher_fraction, generator, reduce=reduce)
+    # Chosen once: by their few steps tasks would seem small, but their activations are not.
+    mapping = str(resolve_mapping(mapping, data))
     shared: Any = {"mapping": mapping, "reduce": reduce}
     whole = mean_over_tasks(objectives.surrogate, data, **shared)
     products = mean_over_tasks(objectives.surrogate, few, fisher=objectives.fisher, **shared)
