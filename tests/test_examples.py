@@ -33,7 +33,7 @@ def test_training_loop(tmp_path: Path) -> None:
     lines = run("training_loop.py", "--iterations=2", *sizes, f"--out={out}")
     assert len(lines) == 3
     assert len(lines[-1].split(":")[1].split()) == 3
-    with np.load(out) as file:
+    with np.load(out, allow_pickle=False) as file:
         assert file["log_std"].shape == (2,)
 
 

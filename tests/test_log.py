@@ -121,6 +121,7 @@ def test_tensorboard_shows_the_record_and_forgets_what_a_restart_repeats(path: P
         log.write(n, {"train/loss": n / 2, "nan": math.nan})
     log.close()
     assert points(path.parent, "train/loss") == [(n, n / 2) for n in range(1, 6)]
+    time.sleep(1 - time.time() % 1)  # TensorBoard reads files by the second in their names
     log = Log(path, after=3)  # back to the checkpoint of iteration 3
     log.write(4, {"train/loss": 40.0})
     log.close()

@@ -254,13 +254,13 @@ def test_saved_parameters_load_anywhere(runs: Path, tmp_path: Path) -> None:
     policy = metapolicy.adapt(navigation(5), task={"goal": np.zeros(2)})
     policy.save(tmp_path / "policy.npz")
     metapolicy.save(tmp_path / "theta.npz")
-    with np.load(tmp_path / "policy.npz") as file:
+    with np.load(tmp_path / "policy.npz", allow_pickle=False) as file:
         told = {name: torch.from_numpy(file[name]) for name in file.files}
     fresh = metapolicy.module
     assert not same(Policy(fresh, policy.observation_space, policy.action_space, seed=0), policy)
     fresh.load_state_dict(told)
     assert same(Policy(fresh, policy.observation_space, policy.action_space, seed=0), policy)
-    with np.load(tmp_path / "theta.npz") as file:
+    with np.load(tmp_path / "theta.npz", allow_pickle=False) as file:
         assert set(file.files) == set(metapolicy.theta)
         assert "inner_lr.log_std" in file.files
 
@@ -269,7 +269,7 @@ def test_export_command(runs: Path, tmp_path: Path, capfd: Any) -> None:
     out = tmp_path / "theta.npz"
     succeed("export", str(runs / "plain"), f"--out={out}")
     theta = metarl.rl.load(runs / "plain").theta
-    with np.load(out) as file:
+    with np.load(out, allow_pickle=False) as file:
         assert all(np.array_equal(file[name], p) for name, p in theta.items())
     for more, naming in (
         ([], "--out"),
