@@ -25,6 +25,7 @@ from metarl.images import (
 )
 from metarl.images.mini_imagenet import SIZE as MINI_SIZE
 from metarl.images.omniglot import omniglot_sources
+from metarl.nets import scale_layer
 
 from .configs.images import Config
 from .machine import Machine
@@ -41,7 +42,7 @@ def build_net(config: Config, generator: torch.Generator) -> torch.nn.Module:
     """The network of a configuration, weights drawn from ``generator``."""
     steps = config.steps if config.norm_per_step else None
     mini = config.dataset == "mini-imagenet"
-    net: torch.nn.Module
+    net: DenseNet | PooledConvNet | StridedConvNet
     if config.net == "dense":
         inputs = 3 * MINI_SIZE**2 if mini else 784
         net = DenseNet(config.ways, inputs=inputs, steps=steps, generator=generator)
@@ -52,6 +53,7 @@ def build_net(config: Config, generator: torch.Generator) -> torch.nn.Module:
         )
     else:
         net = StridedConvNet(config.ways, steps=steps, generator=generator)
+    scale_layer(net.head, config.head_scale)
     return net
 
 

@@ -13,7 +13,7 @@ from .adaptation import adapt_tasks, split_inner
 from .errors import InputError
 from .inner import InnerLoop, Loss, adapt_path_one, first
 from .mapping import resolve_mapping
-from .objective import gradients, values
+from .objective import mean_gradient, values
 from .params import Params, split_rates
 from .reduction import InOrder, Reduce, run_mean
 
@@ -51,7 +51,8 @@ def meta_gradient(
             `mean_over_tasks`.
 
     Returns:
-        What ``outer_loss`` returns, averaged over tasks, and the gradient of its first field.
+        What ``outer_loss`` returns, averaged over tasks, and the gradient of its first field, laid
+        out in memory as ``params``.
 
     Raises:
         InputError: counts of batches, weights or tasks disagree, this is inside a ``torch.func``
@@ -66,7 +67,7 @@ def meta_gradient(
             "a meta-gradient is a number to torch.func transforms, and cannot be differentiated "
             "again: inside them differentiate the outer loss of adapt, or of adapt_tasks"
         )
-    gradient, outputs = run_mean(gradients(fn), shared, data, resolved, reduce)
+    gradient, outputs = mean_gradient(fn, shared, data, resolved, reduce)
     return outputs, gradient
 
 

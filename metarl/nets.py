@@ -54,3 +54,13 @@ class MLP(nn.Module):
             x = self.activation(layer(x))
         out: Tensor = last(x)
         return out
+
+
+@torch.no_grad()
+def scale_layer(layer: nn.Module, factor: float) -> None:
+    """Multiply the weights of a linear layer, in place.
+
+    With a factor near 0 a net's last layer favours no output before anything was learned.
+    """
+    assert isinstance(layer, nn.Linear)
+    layer.weight.mul_(factor)

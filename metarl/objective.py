@@ -85,7 +85,7 @@ def mean_over_tasks(
         return loss, kl
 
     def gradient(theta: Params) -> tuple[Tensor, Tensor, Params]:
-        g, (loss, kl) = mean(gradients(fn), (theta,))
+        g, (loss, kl) = mean_gradient(fn, (theta,), data, resolved, reduce)
         return loss, kl, g
 
     def hessian(theta: Params, v: Params) -> Params:
@@ -114,6 +114,26 @@ def _summed(fn: Callable[..., Any]) -> ChunkFunction:
 def values(fn: Callable[..., Any]) -> ChunkFunction:
     """Chunk function ``(shared, data) -> sums`` of ``fn(*shared, data)``."""
     return _summed(fn)
+
+
+def mean_gradient(
+    fn: Callable[..., Any],
+    shared: tuple[Any, ...],
+    data: Any,
+    mapping: Mapping,
+    reduce: Reduce | InOrder | None,
+) -> tuple[Params, Any]:
+    """Means over tasks of the gradient and the values of ``fn(theta, *rest, one task's data)``.
+
+    The gradient lies in memory as theta does: a fused optimiser steps through both in the order
+    of memory, and compiled programs may hand over a transpose.
+    """
+    gradient, outputs = run_mean(gradients(fn), shared, data, mapping, reduce)
+    return {name: _laid_out_like(g, shared[0][name]) for name, g in gradient.items()}, outputs
+
+
+def _laid_out_like(x: Tensor, like: Tensor) -> Tensor:
+    return x if x.stride() == like.stride() else torch.empty_like(like, dtype=x.dtype).copy_(x)
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ from oracles import draw, rel
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from metarl import InnerLoop, mean_over_tasks, meta_gradient
 from metarl.compiling import compile_chunks, compile_products, compiler_present
 from metarl.mapping import each
 from metarl.params import Params
@@ -74,6 +75,48 @@ def test_a_program_is_made_for_shapes_numbers_and_grad_mode() -> None:
         with torch.no_grad():
             assert not f((leaf,), (a, x, 2))[0].requires_grad
     torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-12)
+
+
+def moved(w: Tensor, slope: Tensor) -> Tensor:
+    """``w`` after a step of Adam's fused kernel, which walks through both in memory's order."""
+    p = w.detach().clone()
+    p.grad = slope.detach()
+    torch.optim.Adam([p], lr=1.0, eps=1.0, fused=True).step()
+    return p
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_are_laid_out_as_the_parameters(transposed: bool) -> None:
+    # Large enough for the products that come out transposed.
+    (x,) = (m.float() for m in matrices((1, 800, 90)))
+    w = (
+        torch.linspace(0, 1, 1800).view(20, 90).t()
+        if transposed
+        else torch.linspace(0, 1, 1800).view(90, 20)
+    ).requires_grad_()
+    theta = {"w": w}
+
+    def loss(p: Params, x: Tensor) -> Tensor:
+        return (x @ p["w"]).square().mean()
+
+    def both(p: Params, x: Tensor) -> tuple[Tensor, Tensor]:
+        return loss(p, x), loss(p, x)
+
+    slopes = [
+        meta_gradient(loss, loss, theta, (), x, InnerLoop(), mapping=mapping)[1]["w"]
+        for mapping in ("chunk:1", "chunk:1+compile")
+    ]
+    objective = mean_over_tasks(both, x, mapping="chunk:1+compile")
+    slopes.append(objective.gradient(theta)[2]["w"])
+    truth = moved(w, torch.empty_like(w).copy_(slopes[0]))
+    for slope in slopes:
+        assert slope.stride() == w.stride()
+        torch.testing.assert_close(moved(w, slope), truth)
+    # Mutant: the gradient's own layout.
+    other = slopes[0].contiguous() if transposed else slopes[0].t().contiguous().t()
+    assert not torch.allclose(moved(w, other), truth)
 
 
 class Data(NamedTuple):

@@ -38,6 +38,7 @@ class Config:
         first_order_until: iteration before which second derivatives are dropped (MAML++).
         multi_step_until: iteration before which the losses after the earlier inner steps count as
             well, as much as the last at first, then ever less (MAML++).
+        head_scale: multiplies the initial weights of the last layer.
         batch_norm: whose moments normalise the query: its own (transductive) or the support's.
         norm_per_step: one scale and shift of each batch norm for every inner step (MAML++).
         rotate: turn each class of an Omniglot task by a random multiple of 90 degrees.
@@ -67,6 +68,7 @@ class Config:
     first_order: bool = False
     first_order_until: Until = 0
     multi_step_until: Until = 0
+    head_scale: Rate = 1.0
     batch_norm: Literal["transductive", "support"] = "transductive"
     norm_per_step: bool = False
     rotate: bool = True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from metarl.nets import MLP, Activation
+from metarl.nets import MLP, Activation, scale_layer
 from metarl.params import Params
 from metarl.rl.distributions import Categorical, Gaussian
 
@@ -51,7 +51,7 @@ class GaussianMLP(nn.Module):
         super().__init__()
         sizes = (observation_dim, *hidden, action_dim)
         self.mean = MLP(sizes, activation=activation, generator=generator)
-        _scale_head(self.mean, head_scale)
+        scale_layer(self.mean.layers[-1], head_scale)
         self.log_std = nn.Parameter(torch.full((action_dim,), math.log(init_std)))
         self.min_log_std = math.log(min_std)
 
@@ -94,7 +94,7 @@ class CategoricalMLP(nn.Module):
         super().__init__()
         sizes = (observation_dim, *hidden, actions)
         self.logits = MLP(sizes, activation=activation, generator=generator)
-        _scale_head(self.logits, head_scale)
+        scale_layer(self.logits.layers[-1], head_scale)
 
     def forward(self, observations: Tensor) -> Categorical:
         """Distribution of the actions, ``(..., observation) -> (..., actions)``."""
@@ -124,10 +124,3 @@ def _map_mlp(mlp: MLP, name: str, params: Params, x: Tensor) -> Tensor:
         if i < last:
             x = mlp.activation(x)
     return x
-
-
-@torch.no_grad()
-def _scale_head(net: MLP, scale: float) -> None:
-    head = net.layers[-1]
-    assert isinstance(head, nn.Linear)
-    head.weight.mul_(scale)
