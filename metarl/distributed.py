@@ -257,4 +257,10 @@ def joined(timeout: float = ALONE.timeout) -> Iterator[Ranks]:
         with contextlib.suppress(RuntimeError):
             store.set(f"failed/{rank}", str(error) or type(error).__name__)
         raise
+    # Gloo's thread lets go of the last tensors a moment after its work is done, and needs the
+    # interpreter lock for that. The group of torch before 2.8 holds the lock when it waits for the
+    # thread, for ever; the backend itself, when it is the last to go, does not.
+    assert dist.group.WORLD is not None
+    backend = dist.group.WORLD._get_backend(torch.device("cpu"))
     dist.destroy_process_group()
+    del backend
