@@ -21,8 +21,9 @@ from .reduction import InOrder, Reduce
 T = TypeVar("T")
 # Python handles no signal while it waits, and a rank learns of others' trouble after so long.
 _SLICE_SECONDS = 0.5
-# Above this rank's own time limit, which names the rank that is late.
-_MARGIN_SECONDS = 60.0
+# Above this rank's own time limit, which names the rank that is late. No more than that: the
+# process of a rank that has given up ends when gloo's thread has.
+_MARGIN_SECONDS = 1.0
 
 
 def launched() -> bool:

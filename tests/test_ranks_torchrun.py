@@ -87,6 +87,19 @@ def test_ranks_end_after_their_launcher(tmp_path: Path) -> None:
     assert len(read_metrics(run / "metrics.jsonl")) == int(last.name) // 5
 
 
+def test_a_rank_ends_soon_after_it_gave_up_a_hung_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with launch(run, argv=[*LONG, "--rank-timeout=2"]) as process:
+        wait_for_checkpoint(run)
+        first, second = ranks_of(psutil.Process(process.pid))
+        second.suspend()
+        _, alive = psutil.wait_procs([first], timeout=8)
+        second.kill()  # a stopped process does not hear the launcher
+        _, err = process.communicate(timeout=80)
+    assert not alive
+    assert "rank 1 gave no answer for 2 s" in err
+
+
 def test_restarts_need_a_directory() -> None:
     command = ["-m", "torch.distributed.run", "--max-restarts=1", "-m", "metarl_experiments"]
     done = subprocess.run(
