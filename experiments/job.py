@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .__main__ import guarded
-from .options import find_experiment
+from .options import find_experiment, value_of
 
 
 def run(argv: Sequence[str]) -> int:
@@ -13,7 +13,7 @@ def run(argv: Sequence[str]) -> int:
 
     experiment = find_experiment(argv[0])
     options = list(argv[1:])
-    if experiment.job_minutes is not None and "--minutes" not in options:
+    if experiment.job_minutes is not None and value_of(options, "--minutes") is None:
         options += ["--minutes", str(experiment.job_minutes)]
     status, out = train.train_experiment(experiment, options)
     steps: tuple[Callable[[Sequence[str]], int], ...] = (evaluate.run, report.run)
