@@ -27,11 +27,11 @@ HELP = """usage: metarl COMMAND ...
 
   metarl list
   metarl train EXPERIMENT [--preset P] [--out DIR] [--seed S] [--iterations N] [--minutes M]
-                          [--resume] [--from CHECKPOINT] [--any.config.field VALUE]
+                          [--resume] [--from CHECKPOINT] [--device D] [--any.config.field VALUE]
   metarl evaluate RUN [--tasks N] [--steps K] [--task-seed S] [--last] [--compare RUN ...]
-                      [--out FILE.json]
-  metarl report RUN [RUN ...] [--out DIR]
-  metarl render RUN [--out FILE.mp4|.gif] [--tasks N] [--steps K ...]
+                      [--out FILE.json] [--device D]
+  metarl report RUN [RUN ...] [--out DIR] [--device D]
+  metarl render RUN [--out FILE.mp4|.gif] [--tasks N] [--steps K ...] [--device D]
   metarl export RUN --out FILE.npz|.safetensors [--last]
   metarl check ENVIRONMENT
   metarl bench [NAME ...] [--repetitions N] [--out FILE.json]

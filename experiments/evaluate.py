@@ -17,7 +17,7 @@ from metarl.runs.faults import fault_point
 from .catalog import Experiment
 from .evaluations import FIELDS, digest
 from .family import Learner, mean_and_ci95
-from .machine import resolve
+from .machine import Machine, resolve
 from .options import find_experiment
 from .state import put_params
 from .stored import stored
@@ -43,27 +43,23 @@ def experiment_of(path: Path) -> Experiment:
     return find_experiment(str(read_config(path).get("experiment")))
 
 
-def load(path: Path, *, last: bool = False) -> Loaded:
+def load(path: Path, *, last: bool = False, device: str | None = None) -> Loaded:
     """Read a run and build its learner; nothing is compiled.
-
-    The run's own device is used where it is present, else the CPU.
 
     Args:
         path: run directory.
         last: its last checkpoint rather than the best by validation.
+        device: see `find_device`; by default the run's own, or the CPU where that is not present.
 
     Raises:
-        InputError: no run, no checkpoint yet, or one of another version's experiment.
+        InputError: no run, no checkpoint yet, one of another version's experiment, or no such
+            device.
         CheckpointError: no checkpoint verifies.
     """
     experiment = experiment_of(path)
     record = read_run(path, last=last)
     config, asked, seed = stored(path, experiment, record.config)
-    machine = replace(asked, compile="off")
-    try:
-        machine = resolve(machine, threads=1)
-    except InputError:
-        machine = replace(machine, device="cpu")
+    machine = _at_hand(replace(asked, compile="off"), device)
     torch.set_num_threads(machine.threads)
     learner: Learner = experiment.learner().build(config, machine)
     params = learner.params(seed)
@@ -73,6 +69,16 @@ def load(path: Path, *, last: bool = False) -> Loaded:
         raise InputError(f"{path}: {error}") from None
     params = {name: value.detach() for name, value in params.items()}
     return Loaded(experiment, record, learner, params)
+
+
+def _at_hand(machine: Machine, device: str | None) -> Machine:
+    """The machine of a run, as far as there is one here."""
+    if device is not None:
+        return resolve(replace(machine, device=device), threads=1)
+    try:
+        return resolve(machine, threads=1)
+    except InputError:
+        return replace(machine, device="cpu")
 
 
 def evaluate(loaded: Loaded, options: Any) -> dict[str, Any]:

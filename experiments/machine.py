@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from metarl.compiling import compiler_present
+from metarl.devices import find_device
 from metarl.errors import InputError
 from metarl.mapping import parse_mapping
 
@@ -99,14 +100,10 @@ def _cores() -> int:
 
 
 def _device(name: str) -> str:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.is_available():
+    if name in ("auto", "cuda") and torch.cuda.is_available():
         # Each rank of a machine takes the next device, so that "cuda" says the same on all.
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device: {name!r} cannot be used here: {reason}") from None
-    return name
+        return find_device(name)
+    except InputError as error:
+        raise InputError(f"--device: {error}") from None

@@ -23,18 +23,20 @@ from .view import show_curve
 SHOWN_VERSIONS = ("metarl-policies", "torch", "mujoco", "gymnasium", "python")
 
 
-def report(paths: Sequence[Path], out: Path) -> Path:
+def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Path:
     """Write PNG and CSV of every figure, and ``index.html`` that holds them; the page's path.
 
     Args:
         paths: runs of one experiment.
         out: directory, created where needed.
+        device: to compute on, see `load`.
 
     Raises:
         InputError: runs of different experiments, or no run.
         SaveError: the directory cannot be written.
     """
-    runs = [(label, load(path)) for label, path in zip(labels(paths), paths, strict=True)]
+    named = zip(labels(paths), paths, strict=True)
+    runs = [(label, load(path, device=device)) for label, path in named]
     experiment = runs[0][1].experiment
     for label, one in runs:
         if one.experiment != experiment:

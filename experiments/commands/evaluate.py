@@ -1,5 +1,6 @@
 """`metarl evaluate`: adaptation curves of a run on held-out tasks, as a table and as JSON."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,15 @@ class EvaluateCommand(Generic[OptionsT]):
         compare: further runs; paired differences to them.
         out: JSON file; evaluation.json in the run by default, with the options in its name where
             they differ from the default protocol.
+        device: auto, cpu, cuda, cuda:N or mps; by default the run's own, or cpu where that is not
+            there.
     """
 
     protocol: Annotated[OptionsT, tyro.conf.arg(name="")]
     last: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     compare: tuple[str, ...] = ()
     out: str | None = None
+    device: str | None = None
 
 
 def run(argv: Sequence[str]) -> int:
@@ -52,14 +56,15 @@ def run(argv: Sequence[str]) -> int:
     default = EvaluateCommand(experiment.configs().EvaluateOptions())
     command = parse(kind, rest, prog=f"metarl evaluate {path}", default=default)
     out = _out(path, command)
-    others = [load(Path(other), last=command.last) for other in command.compare]
+    chosen = functools.partial(load, last=command.last, device=command.device)
+    others = [chosen(Path(other)) for other in command.compare]
     for other in others:
         if other.experiment != experiment:
             raise InputError(
                 f"--compare {other.record.path}: is a run of {other.experiment.name}, {path} of "
                 f"{experiment.name}"
             )
-    result = evaluate(load(path, last=command.last), command.protocol)
+    result = evaluate(chosen(path), command.protocol)
     print(table(result))
     if others:
         differences = [compare(result, evaluate(other, command.protocol)) for other in others]

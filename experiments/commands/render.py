@@ -33,6 +33,8 @@ class RenderCommand:
         steps: numbers of gradient steps, a column each; 0 is the policy before adaptation.
         seed: of the episodes.
         last: take the last checkpoint, not the best by validation.
+        device: auto, cpu, cuda, cuda:N or mps; by default the run's own, or cpu where that is not
+            there.
     """
 
     out: str | None = None
@@ -40,6 +42,7 @@ class RenderCommand:
     steps: tuple[Annotated[int, Range(0, 100)], ...] = STEPS
     seed: Annotated[int, Range(0, 2**31)] = 0
     last: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    device: str | None = None
 
 
 def run(argv: Sequence[str]) -> int:
@@ -56,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
         raise InputError("--steps: is empty; 0 is the policy before adaptation")
     if is_shipped(out):
         raise InputError(f"--out {out}: shipped results stay as they are; choose another")
-    loaded = load(path, last=command.last)
+    loaded = load(path, last=command.last, device=command.device)
     learner = learner_of(loaded)
     check_file(out)
     # The oracle is told the task and takes no steps.

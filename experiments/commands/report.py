@@ -17,9 +17,12 @@ class ReportCommand:
 
     Attributes:
         out: directory; RUN/report for one run, report for several by default.
+        device: auto, cpu, cuda, cuda:N or mps; by default the run's own, or cpu where that is not
+            there.
     """
 
     out: str | None = None
+    device: str | None = None
 
 
 def run(argv: Sequence[str]) -> int:
@@ -33,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(f"--out {out}: shipped results stay as they are; choose another")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose a directory")
-    print(f"figures and page: {report(paths, out)}")
+    print(f"figures and page: {report(paths, out, device=command.device)}")
     return 0
 
 

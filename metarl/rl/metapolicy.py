@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metarl.devices import find_device
 from metarl.errors import InputError
 from metarl.inner import InnerLoop, extended_rates
 from metarl.params import Params, from_module, split_rates
@@ -134,12 +135,14 @@ def load(run: str | Path, *, last: bool = False, device: str = "cpu") -> MetaPol
     Args:
         run: what ``metarl train`` wrote, finished or not.
         last: the last checkpoint, not the best by validation.
-        device: of the policy.
+        device: of the policy, see `find_device`.
 
     Raises:
-        InputError: there is no run, no checkpoint yet, or none of a policy of this version.
+        InputError: there is no run, no checkpoint yet, none of a policy of this version, or no
+            such device.
         CheckpointError: no checkpoint verifies.
     """
+    device = find_device(device)
     config = read_config(run)
     snapshot = read_snapshot(run, last=last)
     try:
