@@ -241,6 +241,11 @@ def joined(timeout: float = ALONE.timeout) -> Iterator[Ranks]:
 
     try:
         store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
+        if size == int(os.environ.get("LOCAL_WORLD_SIZE", "0")):
+            # The launcher may keep its store over restarts, with the addresses and notes of ranks
+            # that are no more. Launchers of several machines need not count restarts alike.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"attempt/{attempt}", store)  # type: ignore[attr-defined]
         dist.init_process_group(
             "gloo",
             store=store,
