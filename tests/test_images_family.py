@@ -2,18 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from images_data import glyphs
 
-from metarl import from_module, split_rates, stream
+from metarl import from_module, split_rates, stream, torch_stream
 from metarl.errors import InputError, NonFiniteError
 from metarl.images import ImageClasses, sample_episodes
 from metarl_experiments.bench.omniglot import as_kernel, gradient, loop_gradient
 from metarl_experiments.configs.images import Config, EvaluateOptions
-from metarl_experiments.image_tasks import Tasks
+from metarl_experiments.image_tasks import Tasks, build_net
 from metarl_experiments.images import ImagesLearner, build, step_weights
 from metarl_experiments.machine import Machine, resolve
 
@@ -54,6 +55,17 @@ def test_what_is_left_open_is_the_papers(
 ) -> None:
     assert (config.tasks, config.steps, config.test_steps) == (tasks, steps, test_steps)
     assert config.queries == queries
+
+
+@pytest.mark.parametrize("net", ["strided", "pooled", "dense"])
+def test_the_last_layer_is_scaled_and_no_other(net: Literal["strided", "pooled", "dense"]) -> None:
+    whole, small = (
+        dict(build_net(Config(net=net, head_scale=scale), torch_stream(0, "w")).named_parameters())
+        for scale in (1.0, 0.25)
+    )
+    assert whole["head.weight"].abs().min() > 0
+    for name, p in small.items():
+        assert torch.equal(p, whole[name] * (0.25 if name == "head.weight" else 1)), name
 
 
 def test_iterations_are_a_function_of_their_number(learner: ImagesLearner) -> None:
