@@ -2,17 +2,19 @@
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from children import Tell
 from oracles import F64, Sinusoids, flat, rel, rows, sinusoids, slope
-from ranks import on_ranks
+from ranks import on_ranks, start
 from torch import Tensor
 
 from metarl import InnerLoop, adapt, conjugate_gradient, mean_over_tasks, meta_loss
-from metarl.distributed import ALONE, Ranks
+from metarl.distributed import ALONE, Ranks, joined
 from metarl.errors import InputError
 from metarl.params import Params
 
@@ -83,6 +85,23 @@ def test_exchange() -> None:
             else "SystemExit: 2",
             "kept": [rank, rank + 1, rank + 2],
         }
+
+
+def test_a_restart_sees_nothing_of_the_attempt_before() -> None:
+    """The launcher's store outlives ranks, and with it their addresses and notes."""
+
+    def work(_: int, tell: Tell) -> None:
+        for attempt in ("0", "1"):
+            os.environ["TORCHELASTIC_RESTART_COUNT"] = attempt
+            with joined(timeout=30) as ranks:
+                assert ranks.store is not None
+                tell(str(ranks.store.check(["failed/0"])))
+                ranks.together(lambda: None)
+                ranks.store.set("failed/0", "of this attempt")
+
+    for child in start(2, work):
+        assert child.rest() == ["False", "False"]
+        assert child.wait() == 0
 
 
 def part(s: Sinusoids, own: slice) -> Sinusoids:
