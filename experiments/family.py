@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .machine import Machine
+from .memory import Needs
 
 Metrics = Mapping[str, Tensor | float]
 
@@ -69,6 +70,9 @@ class Learner(Protocol):
         Raises:
             metarl.errors.InputError: data that training needs is missing.
         """
+
+    def needs(self, state: State) -> Needs:
+        """Memory that an iteration takes, from shapes; all ranks call it."""
 
     def step(self, state: State, iteration: int) -> Metrics:
         """Iteration number ``iteration`` (from 0), in place.

@@ -19,6 +19,7 @@ from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
 from .image_tasks import Source, Tasks, build_net
 from .machine import Machine
+from .memory import Needs, gradient_needs
 
 Mode = Literal["transductive", "support"]
 VALIDATION_SEED = 0
@@ -59,6 +60,7 @@ class ImagesLearner:
         self.eager = machine.mapping.replace("auto", "chunk:8" if on_cpu else "vmap")
         mapping = compiled if machine.compiled else self.eager
         self.machine = replace(machine, mapping=machine.mapping.replace("auto", mapping))
+        self.mapping = self.machine.mapping + ("+compile" if machine.compiled else "")
         self.inner = metarl.InnerLoop(
             config.inner_lr, config.first_order, adapts, recompute=machine.recompute
         )
@@ -99,7 +101,13 @@ class ImagesLearner:
         return at_step(tasks.query, step, reference=reference)
 
     def meta_gradient(
-        self, params: metarl.Params, tasks: Tasks, iteration: int, ranks: Ranks = ALONE
+        self,
+        params: metarl.Params,
+        tasks: Tasks,
+        iteration: int,
+        ranks: Ranks = ALONE,
+        *,
+        mapping: str | None = None,
     ) -> tuple[Any, metarl.Params]:
         """Mean over tasks, those of other ranks too, of loss and accuracy; the loss's gradient."""
         config = self.config
@@ -114,8 +122,17 @@ class ImagesLearner:
             [self._query(tasks, k, config.batch_norm) for k in steps],
             replace(self.inner, first_order=first_order),
             step_weights=weights,
-            mapping=self.machine.mapping + ("+compile" if self.machine.compiled else ""),
+            mapping=mapping or self.mapping,
             reduce=ranks.reducer(self.machine.exact),
+        )
+
+    def needs(self, state: State) -> Needs:
+        """Memory of an iteration: of the meta-gradient, once the images are read."""
+        return gradient_needs(
+            lambda theta, part: self.meta_gradient(theta, part, 0, mapping="vmap"),
+            state.params,
+            self.train_tasks(state.extra["seed"], 0),
+            self.machine,
         )
 
     def step(self, state: State, iteration: int) -> Metrics:

@@ -2,9 +2,7 @@
 
 import math
 import os
-import resource
 import signal
-import sys
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +14,7 @@ from metarl.errors import NonFiniteError, RankError, SaveError
 from metarl.runs import Best, Run, Snapshot, keep_failure
 
 from .family import Learner, State
+from .memory import FACTOR, expected, peak_bytes
 from .progress import Reporter
 from .signals import StopRequest
 
@@ -91,13 +90,22 @@ class Keeper(NamedTuple):
 
         self.ranks.together(save)
 
-    def tell_memory(self) -> None:
-        """Say how much memory the first iteration took, which the others will take too."""
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = torch.tensor(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-        most = float(self.ranks.each(peak).max()) / 1e9
+    def expect_memory(self, learner: Learner, state: State) -> float:
+        """Say what an iteration will take, before the first; bytes at most on a rank."""
+        here, there = expected(learner.needs(state), learner.machine, peak_bytes())
+        most = self.ranks.each(torch.tensor([here, there])).amax(0).tolist()
+        apart = f", and {_gigabytes(most[1])} on {learner.machine.device}" if most[1] else ""
         whose = " on a rank" if self.ranks.size > 1 else ""
-        self.reporter.say(f"memory at its peak, by the first iteration: {most:.2f} GB{whose}")
+        self.reporter.say(f"memory at its peak: about {_gigabytes(most[0])}{apart}{whose}")
+        return float(most[0])
+
+    def check_memory(self, expected: float) -> None:
+        """Say so where the first iteration took much more than was expected."""
+        most = float(self.ranks.each(torch.tensor(peak_bytes())).max())
+        if most > FACTOR * expected:
+            self.reporter.say(
+                f"warning: memory at its peak was {_gigabytes(most)}, not as expected"
+            )
 
     def log(self, record: dict[str, float]) -> None:
         """Log a record."""
@@ -153,6 +161,10 @@ class Keeper(NamedTuple):
 def gain(learner: Learner, before: float, after: float) -> float:
     """By how much the second value is better than the first."""
     return after - before if learner.higher_is_better else before - after
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB"
 
 
 def _checksum(state: State) -> int:

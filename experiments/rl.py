@@ -21,8 +21,10 @@ from .contradictions import check_options
 from .environments import make_policy, make_sampler
 from .family import Evaluation, Metrics, State
 from .machine import Machine
+from .memory import Needs
 from .meta_update import meta_update
 from .protocol import evaluation, rollout_seed, steps_and_episodes, test_tasks
+from .rl_memory import policy_needs
 
 VALIDATION_SEED = 0
 Tasks = Sequence[dict[str, Any]]
@@ -115,6 +117,23 @@ class PolicyLearner:
             return State(params, None, {"seed": seed})
         optimizer = torch.optim.Adam(params.values(), lr=self.config.lr)
         return State(params, optimizer, {"seed": seed, "penalty": 5e-4})
+
+    def needs(self, state: State) -> Needs:
+        """Memory of an iteration, see `rl_memory`."""
+        env = self.sampler(*self.sizes).envs[0]
+        features = env.single_observation_space.shape
+        assert features is not None
+        own = self.rows.stop - self.rows.start
+        return policy_needs(
+            self.config,
+            self.objectives,
+            self.apply,
+            state.params,
+            tasks=own,
+            features=features[0],
+            mapping=self.mapping,
+            threads=self.machine.threads,
+        )
 
     def step(self, state: State, iteration: int) -> Metrics:
         """One meta-iteration: sample, adapt, sample, update."""

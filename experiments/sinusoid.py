@@ -25,6 +25,7 @@ from .descent import adam_state, descend
 from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
 from .machine import Machine
+from .memory import Needs, gradient_needs
 
 # Keying a stream costs as much as drawing 25 tasks, so that many iterations share one.
 BLOCK = 100
@@ -57,6 +58,7 @@ class SinusoidLearner:
             raise InputError("--learned-lr: no inner step is trained with --inner-steps 0")
         self.config = config
         self.machine = replace(machine, mapping=machine.mapping.replace("auto", "vmap"))
+        self.mapping = self.machine.mapping + ("+compile" if machine.compiled else "")
         self.ranks, self.rows = ranks, ranks.rows(config.meta_batch)
         self.inner = metarl.InnerLoop(
             config.inner_lr, config.first_order, recompute=machine.recompute
@@ -121,7 +123,12 @@ class SinusoidLearner:
         ]
 
     def meta_gradient(
-        self, params: metarl.Params, episodes: Episodes, ranks: Ranks = ALONE
+        self,
+        params: metarl.Params,
+        episodes: Episodes,
+        ranks: Ranks = ALONE,
+        *,
+        mapping: str | None = None,
     ) -> tuple[Tensor, metarl.Params]:
         """Mean over tasks, other ranks' too, of the loss after adaptation, and its gradient."""
         return metarl.meta_gradient(
@@ -131,8 +138,18 @@ class SinusoidLearner:
             [episodes.support] * self.config.inner_steps,
             episodes.query,
             self.inner,
-            mapping=self.machine.mapping + ("+compile" if self.machine.compiled else ""),
+            mapping=mapping or self.mapping,
             reduce=ranks.reducer(self.machine.exact),
+        )
+
+    def needs(self, state: State) -> Needs:
+        """Memory of an iteration: the meta-gradient's, beside points of two blocks of them."""
+        return gradient_needs(
+            lambda theta, part: self.meta_gradient(theta, part, mapping="vmap"),
+            state.params,
+            self.block(state.extra["seed"], 0)[0],
+            self.machine,
+            batches=BLOCK,
         )
 
     def step(self, state: State, iteration: int) -> Metrics:

@@ -133,12 +133,13 @@ def _iterate(
     signum = None
     over = loop.iteration >= plan.iterations or _stale(keeper, loop, plan)
     started = loop.iteration
+    expected = 0.0 if over else keeper.expect_memory(learner, state)
     while not over:
         loop.window.append(_floats(learner.step(state, loop.iteration)))
         loop.iteration += 1
         now = time.monotonic()
         if loop.iteration == started + 1:
-            keeper.tell_memory()
+            keeper.check_memory(expected)
         signum, late, due = keeper.agree(
             state, loop.iteration, late=now >= deadline, due=now >= next_save
         )

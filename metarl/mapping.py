@@ -10,8 +10,9 @@ record is what runs from then on: losses must be pure, see `metarl.Loss`.
 
 import contextlib
 import functools
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -96,7 +97,8 @@ def resolve_mapping(text: str, data: Any) -> Mapping:
         tensors = [x for x in tree_leaves(data) if isinstance(x, Tensor)]
         tasks = count_tasks(data)
         large = sum(x.numel() for x in tensors) >= tasks * _LARGE_TASK
-        on_cpu = all(x.device.type == "cpu" for x in tensors)
+        # Tensors without numbers stand for those of the CPU.
+        on_cpu = all(x.device.type in ("cpu", "meta") for x in tensors)
         if not (large and on_cpu and tasks > 1):
             mapping = mapping._replace(kind="vmap")
         elif mapping.compile and not transformed:
@@ -149,7 +151,8 @@ def run_chunks(
     mapping: Mapping,
     *,
     compiler: Callable[..., tuple[ChunkFunction, Shapes]] = compile_chunks,
-) -> list[Any]:
+    gather: Callable[[Iterable[Any]], Any] = list,
+) -> Any:
     """Apply a chunk function to all tasks.
 
     Args:
@@ -159,9 +162,10 @@ def run_chunks(
         data: tensors with a leading task dimension, in any nesting of tuples and dicts.
         mapping: a definite mapping, see `resolve_mapping`.
         compiler: `compile_chunks`, or `compile_products` for outputs that are functions.
+        gather: takes the outputs, one a chunk and in task order, as they come; see `sum_in_order`.
 
     Returns:
-        One output a chunk, in task order.
+        What ``gather`` makes of them: their list.
     """
     tasks = count_tasks(data)
     size = mapping.chunk_size(tasks)
@@ -169,13 +173,13 @@ def run_chunks(
     if mapping.compile:
         run, warmed = compiler(run, threaded=mapping.kind == "threads")
     if size is None:
-        return [run(shared, data)]
+        return gather([run(shared, data)])
     chunks = [
         tree_map(lambda x, i=i: x[i : i + size] if isinstance(x, Tensor) else x, data)
         for i in range(0, tasks, size)
     ]
     if not mapping.compile:
-        return map_items(lambda chunk: run(shared, chunk), chunks, mapping)
+        return map_items(lambda chunk: run(shared, chunk), chunks, mapping, gather=gather)
     # The first chunk of new shapes runs alone, so that a compiler is entered by one thread only,
     # and compiles for the one intra-op thread that workers have.
     shapes = tuple(x.shape for x in tree_leaves(chunks[0]) if isinstance(x, Tensor))
@@ -184,14 +188,25 @@ def run_chunks(
     with alone():
         done = [run(shared, chunk) for chunk in chunks[:first]]
     warmed.add(shapes)
-    return done + map_items(lambda chunk: run(shared, chunk), chunks[first:], mapping)
+    return map_items(
+        lambda chunk: run(shared, chunk),
+        chunks[first:],
+        mapping,
+        gather=lambda rest: gather(itertools.chain(done, rest)),
+    )
 
 
-def map_items(fn: Callable[[T], R], items: Sequence[T], mapping: Mapping) -> list[R]:
-    """``[fn(item) for item in items]``, on worker threads if the mapping says so."""
+def map_items(
+    fn: Callable[[T], R],
+    items: Sequence[T],
+    mapping: Mapping,
+    *,
+    gather: Callable[[Iterable[R]], Any] = list,
+) -> Any:
+    """``gather(fn(item) for item in items)``, on worker threads if the mapping says so."""
     workers = min(torch.get_num_threads(), len(items))
     if mapping.kind != "threads" or workers <= 1:
-        return [fn(item) for item in items]
+        return gather(map(fn, items))
     grad = torch.is_grad_enabled()
 
     def work(item: T) -> R:
@@ -202,15 +217,16 @@ def map_items(fn: Callable[[T], R], items: Sequence[T], mapping: Mapping) -> lis
             return fn(item)
 
     with one_intra_op_thread():
-        return list(_pool(workers, os.getpid()).map(work, items))
+        return gather(_pool(workers, os.getpid()).map(work, items))
 
 
-def sum_in_order(outputs: list[Any]) -> Any:
-    """Sum of equally structured outputs, from the first to the last."""
-    total = outputs[0]
-    for output in outputs[1:]:
-        total = tree_map(torch.add, total, output)
-    return total
+def sum_in_order(outputs: Iterable[Any]) -> Any:
+    """Sum of equally structured outputs, from the first to the last.
+
+    Taken as they come: kept for later, each would lie in the memory that its chunk's graph has
+    just freed, and the next graph, too large for what is left of it, would take more.
+    """
+    return functools.reduce(functools.partial(tree_map, torch.add), outputs)
 
 
 @contextlib.contextmanager

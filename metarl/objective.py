@@ -198,8 +198,12 @@ def _gauss_newton(
             linearised[:] = [(key, chunks)]
         v = {name: v[name] for name in theta}
         with torch.no_grad():
-            sums = map_items(lambda chunk: chunk(v), linearised[0][1], mapping)
-            fv: Params = mean_of_chunks(sums, data, reduce)
+            fv: Params = map_items(
+                lambda chunk: chunk(v),
+                linearised[0][1],
+                mapping,
+                gather=lambda sums: mean_of_chunks(sums, data, reduce),
+            )
         return fv
 
     return product

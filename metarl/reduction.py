@@ -1,7 +1,7 @@
 """From sums over chunks of tasks to means over all tasks of all ranks."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +32,7 @@ def sum_over_ranks(x: Tensor, reduce: Reduce | InOrder | None) -> Tensor:
     if reduce is None:
         return x
     if isinstance(reduce, InOrder):
-        total: Tensor = sum_in_order(list(reduce.gather(x[None])))
+        total: Tensor = sum_in_order(reduce.gather(x[None]))
         return total
     return reduce(x)
 
@@ -57,7 +57,13 @@ def run_mean(
         if reduce is None and mapping.chunk_size(count_tasks(data)) is None:
             # The division goes into the program: a small one feels each operation beside it.
             return run_chunks(_divided(run), shared, data, mapping)[0]
-        return mean_of_chunks(run_chunks(run, shared, data, mapping), data, reduce)
+        return run_chunks(
+            run,
+            shared,
+            data,
+            mapping,
+            gather=lambda sums: mean_of_chunks(sums, data, reduce),
+        )
 
 
 @functools.lru_cache(maxsize=64)
@@ -71,23 +77,26 @@ def _divided(run: ChunkFunction) -> ChunkFunction:
     return mean
 
 
-def mean_of_chunks(sums: list[Any], data: Any, reduce: Reduce | InOrder | None) -> Any:
+def mean_of_chunks(sums: Iterable[Any], data: Any, reduce: Reduce | InOrder | None) -> Any:
     """Mean over tasks from the chunks' sums; over ranks, sums and count travel in one tensor.
 
     Args:
-        sums: one output a chunk, each summed over its tasks.
+        sums: one output a chunk, each summed over its tasks; added up as they come.
         data: what was mapped, for the number of tasks.
         reduce: sums over ranks; None where there are no others.
     """
     tasks = count_tasks(data)
-    if reduce is None:
-        return tree_map(lambda x: x / tasks, sum_in_order(sums))
-    leaves, spec = tree_flatten(sums[0])
     if isinstance(reduce, InOrder):
-        rows = [_flat(x, tasks / len(sums)) for x in sums]
-        flat = sum_in_order(list(reduce.gather(torch.stack(rows))))
+        each = list(sums)
+        rows = [_flat(x, tasks / len(each)) for x in each]
+        total = each[0]
+        flat = sum_in_order(reduce.gather(torch.stack(rows)))
     else:
-        flat = sum_over_ranks(_flat(sum_in_order(sums), tasks), reduce)
+        total = sum_in_order(sums)
+        if reduce is None:
+            return tree_map(lambda x: x / tasks, total)
+        flat = sum_over_ranks(_flat(total, tasks), reduce)
+    leaves, spec = tree_flatten(total)
     parts = torch.split(flat[1:] / flat[0], [x.numel() for x in leaves])
     shaped = [part.view_as(x) for part, x in zip(parts, leaves, strict=True)]
     return tree_unflatten(shaped, spec)

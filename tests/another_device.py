@@ -65,7 +65,7 @@ class _Mode(TorchDispatchMode):
         self.products_on_the_cpu = 0
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if op in _PRODUCTS and not any(isinstance(x, Elsewhere) for x in tree_leaves(args)):
+        if op in _PRODUCTS and all(x.is_cpu for x in args[:2]):
             self.products_on_the_cpu += 1
         return _run(op, args, kwargs or {})
 
@@ -78,6 +78,7 @@ def _run(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         goes = isinstance(args[0], Elsewhere)
     if kwargs.get("device") is not None:
         goes = torch.device(kwargs["device"]).type == ELSEWHERE.type
+    if goes and "device" in kwargs:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     # Like torch's own devices, they take single numbers from the CPU.
     if theirs and op not in _COPIES and _on_cpu(tensors):

@@ -20,8 +20,8 @@ COMMON = ["--compile=off", "--threads=1", "--mapping=vmap", "--meta-batch=2", "-
 COMMON += ["--log-every=1", "--validate-every=2", "--validation-tasks=2"]
 IMAGES = ["omniglot", *COMMON, "--ways=2"]
 POLICY = [*COMMON, "--episodes=3", "--hidden=8", "--env.horizon=12"]
-# Five steps with rates of each, the loss after every one of them.
-STEPS = ["--inner-steps=5", "--learned-lr=element", "--lr-per-step"]
+# Three steps with rates of each, the loss after every one of them.
+STEPS = ["--inner-steps=3", "--learned-lr=element", "--lr-per-step"]
 LEARNERS = {
     "sinusoid": ["sinusoid", *COMMON],
     "sinusoid-steps": ["sinusoid", *COMMON, *STEPS, "--recompute"],

@@ -10,6 +10,7 @@ from metarl.errors import NonFiniteError
 from metarl.streams import stream
 from metarl_experiments.family import Evaluation, Metrics, State
 from metarl_experiments.machine import Machine
+from metarl_experiments.memory import Needs
 
 
 @dataclass
@@ -26,6 +27,9 @@ class Toy:
     def init(self, seed: int) -> State:
         params = {"theta": torch.zeros(3, dtype=torch.float64, requires_grad=True)}
         return State(params, torch.optim.Adam(params.values(), lr=0.1), {"seed": seed})
+
+    def needs(self, state: State) -> Needs:
+        return Needs(0, 0)
 
     def step(self, state: State, iteration: int) -> Metrics:
         self.calls.append(f"step {iteration}")

@@ -1,10 +1,8 @@
 """Memory of a meta-iteration, by the number of tasks."""
 
-import resource
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -16,6 +14,7 @@ from metarl.rl.collect import collect_meta_batch
 
 from ..configs.rl import THREADS
 from ..machine import Machine, resolve
+from ..memory import peak_bytes
 from ..rl import PolicyLearner
 from .beside.update import CHEETAH
 
@@ -72,17 +71,6 @@ def measure(tasks: int, machine: Machine | None = None, **changes: object) -> fl
     )
     rollouts: int = sum(x.numel() * x.element_size() for x in tree_leaves(collected.rollouts))
     return (peak - rollouts) / 1e9
-
-
-def peak_bytes() -> int:
-    """Largest resident set of this process so far."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # ru_maxrss would begin at what the parent process had.
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":
