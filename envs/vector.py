@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .inputs import finite_actions, positive, reset_options
 from .physics import HUGE, available_threads
+from .starts import starts
 from .tasks import Array, Task
 from .world import Motion, World
 
@@ -29,9 +30,9 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
     reset by itself: an episode that ended stays as it is, with reward 0, until it is reset.
 
     - ``reset(seed=..., options=...)``; options: ``"reset_mask"`` ``(num_envs,)`` of the
-      environments to reset (default: all), ``"block": (first, total)``: the noise is drawn for
-      ``total`` environments and rows ``first:first + num_envs`` are used, so that parts of a
-      batch, wherever they run, start as the whole would.
+      environments to reset (default: all), ``"block": (first, total)``: these are the rows
+      ``first:first + num_envs`` of a batch of ``total`` environments, whose parts, wherever they
+      run, start as the whole would.
     - ``step(actions (num_envs, action))`` returns fresh arrays: observations
       ``(num_envs, feature)`` float32, rewards ``(num_envs,)`` float64, terminated, truncated, and
       infos: the reward's terms, ``"velocity"``, ``"position"``, ``"invalid"``, an array each. The
@@ -148,11 +149,12 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         """Start episodes; the class docstring has the options."""
         super().reset(seed=seed)
         mask, (first, total) = reset_options(options or {}, self.num_envs)
-        states = self.world.start(total, self.np_random)[first : first + self.num_envs]
+        rows = range(first, first + self.num_envs)
+        states = starts(self.world, rows, total, self.np_random)
         if self._tasks is None:
             # A stream of its own: the starting noise does not depend on whether tasks were set.
             drawn = self.world.tasks.draw(total, self.np_random.spawn(1)[0])
-            self._tasks = drawn[first : first + self.num_envs]
+            self._tasks = drawn[rows.start : rows.stop]
         if self._states is None:
             self._states = np.empty_like(states)
             mask = np.ones(self.num_envs, dtype=bool)

@@ -9,9 +9,47 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 from metarl_envs import WORLDS
+from metarl_envs.cheetah_dynamics import CheetahDynamics
+from metarl_envs.starts import ROWS
 
 IDS = list(WORLDS)
 PHYSICS = ("paper", "gym")
+
+
+def cheetahs(count: int) -> Any:
+    return gymnasium.make_vec("metarl/HalfCheetahVelocity-v0", num_envs=count)
+
+
+def test_parts_of_a_batch_of_many_blocks_start_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each draws the blocks that it lies in, and the first, which the others' key comes from."""
+    drawn: list[int] = []
+    start = CheetahDynamics.start
+
+    def counted(world: Any, total: int, rng: np.random.Generator) -> Any:
+        drawn.append(total)
+        return start(world, total, rng)
+
+    monkeypatch.setattr(CheetahDynamics, "start", counted)
+    total = 100 * ROWS + 7
+
+    def begun(envs: Any, first: int, seed: int | None = 3) -> Any:
+        drawn.clear()
+        return envs.reset(seed=seed, options={"block": (first, total)})[0]
+
+    whole = begun(cheetahs(3 * ROWS), 0)
+    assert drawn == [ROWS] * 3
+    assert len(np.unique(whole, axis=0)) == len(whole)
+    for first in (0, ROWS - 5, ROWS, 2 * ROWS + 11):
+        assert np.array_equal(begun(cheetahs(40), first), whole[first : first + 40])
+    begun(cheetahs(40), total - 47)
+    assert drawn == [ROWS, ROWS]
+    # Without a seed all parts go on alike, wherever they were before.
+    one, other = cheetahs(40), cheetahs(40)
+    before = begun(one, 50 * ROWS)
+    begun(other, 0)
+    after = [begun(envs, 50 * ROWS, None) for envs in (one, other)]
+    assert np.array_equal(*after)
+    assert not np.array_equal(before, after[0])
 
 
 @pytest.mark.parametrize("physics", PHYSICS)

@@ -1,0 +1,32 @@
+"""Starting states of some rows of a batch, however many the batch has."""
+
+import numpy as np
+
+from .tasks import Array
+from .world import World
+
+# One stream serves so many rows, lest those of the last tasks draw the noise of all before them.
+ROWS = 4096
+
+
+def starts(world: World, rows: range, total: int, rng: np.random.Generator) -> Array:
+    """Starting states ``(row, state)`` of ``rows`` out of ``total``, which may run anywhere.
+
+    A row's state depends on ``rng`` and its own number; up to `ROWS` rows also on ``total``.
+
+    Args:
+        world: draws them.
+        rows: wanted, consecutive.
+        total: of the whole batch.
+        rng: of the whole batch; advanced alike whichever rows are wanted.
+    """
+    head = world.start(min(total, ROWS), rng)
+    if total <= ROWS:
+        return head[rows.start : rows.stop]
+    key = int(rng.integers(2**63))
+    parts = []
+    for block in range(rows.start // ROWS, -(-rows.stop // ROWS)):
+        states = head if block == 0 else world.start(ROWS, np.random.default_rng((key, block)))
+        low = max(rows.start - block * ROWS, 0)
+        parts.append(states[low : rows.stop - block * ROWS])
+    return np.concatenate(parts)
