@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from . import scaling
 from .catalog import package_data
 
 Groups = dict[str, list[dict[str, Any]]]
@@ -28,6 +29,7 @@ RETURN_GROUPS = {
     "-random": "random",
     "-oracle": "oracle",
 }
+SCALE = ("1x1", "1x2", "2x1", "skew", "calls", "bytes", "model/2x1")
 ACCURACY_GROUPS = {"": "MAML", "-first-order": "first order", "-dense": "MAML, no convolutions"}
 AUTHORS = {
     "maml": "MAML",
@@ -50,13 +52,59 @@ def mean(groups: Groups, group: str, steps: str, form: str = ".2f") -> str:
 
 def bench(groups: Groups, name: str, what: str, form: str = ".2f") -> str:
     """One measurement of `metarl bench`, from the shipped ``results/bench.json``."""
+    return format(benches(name)[what], form)
+
+
+def benches(name: str) -> dict[str, float]:
+    """All measurements of a bench."""
     path = Path(__file__).parent / "results" / "bench.json"
-    return format(float(json.loads(path.read_text())["benches"][name][what]), form)
+    found: dict[str, float] = json.loads(path.read_text())["benches"][name]
+    return found
 
 
 def row(label: str, numbers: list[str]) -> str:
     """A row of a Markdown table."""
     return "| " + " | ".join([label, *numbers]) + " |"
+
+
+def ranks(groups: Groups, *experiments: str) -> str:
+    """Threads against two ranks, as `metarl bench scale` measured them."""
+    found = benches("scale")
+    heads = ["1 x 1", "1 x 2", "2 x 1", "waiting", "calls", "bytes", "model"]
+    lines = ["", row("", heads), row("---", ["---"] * len(heads))]
+    for name in experiments:
+        of = {what: found[f"{name}-{what}"] for what in SCALE}
+        cells = [_seconds(of[what]) for what in ("1x1", "1x2", "2x1", "skew")]
+        cells += [f"{of['calls']:.0f}", f"{of['bytes']:,.0f}", f"{of['model/2x1']:.2f}"]
+        lines.append(row(name, cells))
+    return "\n".join([*lines, ""])
+
+
+def carried(groups: Groups, name: str, measured: str, tasks: str, *ranks: str) -> str:
+    """The cost model of `scaling` for many tasks on many ranks.
+
+    Args:
+        groups: evaluations; not used.
+        name: the experiment.
+        measured: tasks of the iterations that the bench measured.
+        tasks: of an iteration.
+        ranks: a row each.
+    """
+    costs = scaling.costs(benches("scale"), name, int(measured))
+    ideal = scaling.seconds(costs, int(tasks), 1).total
+    heads = ["own tasks", "waiting", "calls", "in all", "of the ideal"]
+    lines = ["", row("ranks", heads), row("---", ["---"] * len(heads))]
+    for count in map(int, ranks):
+        parts = scaling.seconds(costs, int(tasks), count)
+        cells = [_seconds(x) for x in (*parts, parts.total)]
+        lines.append(row(f"{count:,}", [*cells, f"{ideal / count / parts.total:.2f}"]))
+    return "\n".join([*lines, ""])
+
+
+def _seconds(value: float) -> str:
+    if value >= 1:
+        return f"{value:,.{int(value < 10)}f} s"
+    return f"{1000 * value:.{int(value < 0.01)}f} ms"
 
 
 def sinusoid(groups: Groups) -> str:
@@ -179,7 +227,9 @@ def _short(value: float) -> str:
 KINDS: dict[str, Callable[..., str]] = {
     "accuracies": accuracies,
     "bench": bench,
+    "carried": carried,
     "mean": mean,
+    "ranks": ranks,
     "returns": returns,
     "sinusoid": sinusoid,
 }
