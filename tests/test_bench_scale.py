@@ -15,7 +15,8 @@ from metarl_experiments.bench.beside.ranks import iterations
 from metarl_experiments.bench.scale import scale_bench
 from metarl_experiments.scaling import Costs, costs, largest_of, seconds
 
-PAUSE = 0.2
+# Twice as long is longer than ranks wait before they ask after each other.
+PAUSE = 0.35
 
 
 def test_the_bench() -> None:

@@ -31,22 +31,24 @@ class Log:
 
 
 class Watched(Ranks):
-    """Ranks that write a `Log`, which they have in the place of the store."""
+    """Ranks that write a `Log`."""
+
+    log: Log
 
     def reduce(self, x: Tensor) -> Tensor:
         """Count the bytes."""
-        self.store.bytes += x.numel() * x.element_size()
+        self.log.bytes += x.numel() * x.element_size()
         return super().reduce(x)
 
     def each(self, x: Tensor) -> Tensor:
         """Count the bytes."""
-        self.store.bytes += x.numel() * x.element_size()
+        self.log.bytes += x.numel() * x.element_size()
         return super().each(x)
 
     def _wait(self, begin: Callable[[Any], Any]) -> None:
-        self.store.own.append(time.perf_counter() - self.store.since)
+        self.log.own.append(time.perf_counter() - self.log.since)
         super()._wait(begin)
-        self.store.since = time.perf_counter()
+        self.log.since = time.perf_counter()
 
 
 class Iteration(NamedTuple):
@@ -78,8 +80,8 @@ def iterations(ranks: Ranks, step: Callable[[Ranks, int], object], count: int) -
     found = []
     for number in range(count + 1):
         ranks.reduce(torch.zeros(1))  # they begin together
-        log = Log()
-        watched = Watched(ranks.rank, ranks.size, ranks.timeout, log)
+        watched = Watched(*ranks)
+        log = watched.log = Log()
         began = log.since
         step(watched, number)
         ended = time.perf_counter()
