@@ -37,6 +37,10 @@ class Tasks(NamedTuple):
     support: Episode
     query: Episode
 
+    def part(self, rows: slice) -> "Tasks":
+        """Some of the tasks."""
+        return Tasks(*(Episode(e.images[rows], e.labels[rows]) for e in self))
+
 
 def build_net(config: Config, generator: torch.Generator) -> torch.nn.Module:
     """The network of a configuration, weights drawn from ``generator``."""

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import replace
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -11,20 +11,18 @@ from torch import Tensor
 import metarl
 from metarl.distributed import ALONE, Ranks
 from metarl.errors import InputError
-from metarl.images import Episode, adapts, at_step, cross_entropy, repeat_support
+from metarl.images import adapts, cross_entropy, repeat_support
 
 from .configs.images import Config, EvaluateOptions
 from .descent import adam_state, descend
 from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
+from .image_curves import AdaptedNet, query_at
 from .image_tasks import Source, Tasks, build_net
 from .machine import Machine
 from .memory import Needs, gradient_needs
 
-Mode = Literal["transductive", "support"]
 VALIDATION_SEED = 0
-# Tasks evaluated at once: bounds memory, and results do not depend on it.
-EVALUATED = 50
 MANY_QUERIES = 15
 
 
@@ -57,8 +55,8 @@ class ImagesLearner:
         # from several tasks to each operation.
         on_cpu = machine.device == "cpu"
         compiled = "threads" if on_cpu else "vmap"
-        self.eager = machine.mapping.replace("auto", "chunk:8" if on_cpu else "vmap")
-        mapping = compiled if machine.compiled else self.eager
+        eager = machine.mapping.replace("auto", "chunk:8" if on_cpu else "vmap")
+        mapping = compiled if machine.compiled else eager
         self.machine = replace(machine, mapping=machine.mapping.replace("auto", mapping))
         self.mapping = self.machine.mapping + ("+compile" if machine.compiled else "")
         self.inner = metarl.InnerLoop(
@@ -66,6 +64,7 @@ class ImagesLearner:
         )
         _, self.apply = metarl.from_module(self.net(0))
         self.loss = cross_entropy(self.apply)
+        self.adapted = AdaptedNet(config, self.apply, self.loss, self.inner, eager)
         self.source = Source(config, machine, ranks)
         self.validation_tasks = functools.cache(self._validation_tasks)
 
@@ -96,10 +95,6 @@ class ImagesLearner:
         rng = metarl.stream(seed, "train-tasks", iteration)
         return self.source.tasks("train", rng, self.config.tasks, self.config.queries, self.rows)
 
-    def _query(self, tasks: Tasks, step: int, mode: Mode) -> Episode:
-        reference = tasks.support if mode == "support" else None
-        return at_step(tasks.query, step, reference=reference)
-
     def meta_gradient(
         self,
         params: metarl.Params,
@@ -119,7 +114,7 @@ class ImagesLearner:
             self.loss,
             params,
             repeat_support(tasks.support, config.steps),
-            [self._query(tasks, k, config.batch_norm) for k in steps],
+            [query_at(tasks, k, config.batch_norm) for k in steps],
             replace(self.inner, first_order=first_order),
             step_weights=weights,
             mapping=mapping or self.mapping,
@@ -141,7 +136,7 @@ class ImagesLearner:
         tasks = self.train_tasks(state.extra["seed"], iteration)
         metrics: dict[str, float] = {}
         if (iteration + 1) % config.log_every == 0:
-            before = self.curves(state.params, tasks, 1, config.batch_norm).accuracy[0]
+            before = self.adapted.curves(state.params, tasks, 1, config.batch_norm).accuracy[0]
             metrics["accuracy_before"] = float(self.ranks.gather(before).mean())
         result, slope = self.meta_gradient(state.params, tasks, iteration, self.ranks)
         non_finite = functools.partial(self._raise_non_finite, state, tasks, iteration)
@@ -153,70 +148,19 @@ class ImagesLearner:
 
     def _raise_non_finite(self, state: State, tasks: Tasks, iteration: int) -> NoReturn:
         params, steps = state.params, self.config.steps
-        model, inner = self._extended(params, steps)
-        supports = repeat_support(tasks.support, steps)
-        losses = self.curves(params, tasks, steps, self.config.batch_norm).loss[-1]
+        losses = self.adapted.curves(params, tasks, steps, self.config.batch_norm).loss[-1]
 
         def gradient(task: int) -> tuple[Tensor, ...]:
             one = slice(task, task + 1)
-            alone = Tasks(*(Episode(e.images[one], e.labels[one]) for e in tasks))
-            return tuple(self.meta_gradient(params, alone, iteration)[1].values())
+            return tuple(self.meta_gradient(params, tasks.part(one), iteration)[1].values())
 
-        with torch.no_grad():
-            path = metarl.adapt_path(self.loss, model, supports, inner, mapping=self.eager)[1:]
+        path = self.adapted.path(params, tasks, steps)[1:]
         data = {
             f"{name}.{field}": value
             for name, episode in tasks._asdict().items()
             for field, value in zip(("images", "labels"), episode, strict=False)
         }
         raise non_finite(params, data, path, losses, gradient)
-
-    def _extended(
-        self, params: metarl.Params, steps: int
-    ) -> tuple[metarl.Params, metarl.InnerLoop]:
-        return metarl.extended_rates(
-            params,
-            self.inner,
-            trained_steps=self.config.steps,
-            steps=max(steps, 1),
-            factors=self.config.later_lr_factors,
-        )
-
-    @torch.no_grad()
-    def curves(self, params: metarl.Params, tasks: Tasks, steps: int, mode: Mode) -> Any:
-        """Loss and accuracy on the query after 0..steps steps, each (steps + 1, task)."""
-        model, inner = self._extended(params, steps)
-        return metarl.adaptation_curve(
-            self.loss,
-            self.loss,
-            model,
-            repeat_support(tasks.support, steps),
-            [self._query(tasks, k, mode) for k in range(steps + 1)],
-            inner,
-            mapping=self.eager,
-        )
-
-    @torch.no_grad()
-    def predictions(self, params: metarl.Params, tasks: Tasks, steps: int) -> Tensor:
-        """Classes predicted for the query after a number of steps, (task, image)."""
-        model, inner = self._extended(params, steps)
-        supports = repeat_support(tasks.support, steps)
-        theta = (
-            metarl.adapt_tasks(self.loss, model, supports, inner, mapping=self.eager)
-            if steps
-            else metarl.expand_params(model, len(tasks.query.labels))
-        )
-        query = self._query(tasks, steps, self.config.batch_norm)
-        rows = [
-            self.apply(
-                {name: p[i] for name, p in theta.items()},
-                query.images[i],
-                None if query.reference is None else query.reference[i],
-                query.step,
-            )
-            for i in range(len(query.labels))
-        ]
-        return torch.stack(rows).argmax(-1)
 
     def _validation_tasks(self) -> Tasks:
         rng = metarl.stream(VALIDATION_SEED, "validation-tasks")
@@ -228,12 +172,10 @@ class ImagesLearner:
     def validate(self, state: State) -> Metrics:
         """Accuracy before and after the trained number of steps, on fixed tasks."""
         config = self.config
-        curves = self._chunked(
+        curves = self.adapted.curves(
             state.params, self.validation_tasks(), config.steps, config.batch_norm
         )
-        accuracy, loss = (
-            self.ranks.gather(torch.from_numpy(curves[name]).T).T for name in ("accuracy", "loss")
-        )
+        loss, accuracy = (self.ranks.gather(curve.double().T).T for curve in curves)
         return {
             "accuracy_before": float(accuracy[0].mean()),
             "accuracy_after": float(accuracy[-1].mean()),
@@ -253,22 +195,7 @@ class ImagesLearner:
             rng = metarl.stream(options.task_seed, "test-tasks", queries)
             tasks = source.tasks("test", rng, options.tasks, queries)
             for mode in ("transductive", "support"):
-                curve = self._chunked(params, tasks, steps, mode)["accuracy"]
+                curve = self.adapted.curves(params, tasks, steps, mode).accuracy.double().numpy()
                 found[mode, queries] = curve
                 variants[f"{mode}, {queries} queries"] = mean_and_ci95(curve)
         return Evaluation("accuracy", found[config.batch_norm, config.shots], variants)
-
-    def _chunked(
-        self, params: metarl.Params, tasks: Tasks, steps: int, mode: Mode
-    ) -> dict[str, np.ndarray]:
-        """Curves of many tasks, some at a time; name -> (steps + 1, task)."""
-        rows = []
-        for i in range(0, len(tasks.query.labels), EVALUATED):
-            part = Tasks(
-                *(Episode(e.images[i : i + EVALUATED], e.labels[i : i + EVALUATED]) for e in tasks)
-            )
-            rows.append(self.curves(params, part, steps, mode))
-        return {
-            name: torch.cat([getattr(row, name) for row in rows], 1).cpu().double().numpy()
-            for name in ("loss", "accuracy")
-        }

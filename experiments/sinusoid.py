@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import replace
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -12,13 +12,7 @@ import metarl
 from metarl.distributed import ALONE, Ranks
 from metarl.errors import InputError
 from metarl.nets import MLP
-from metarl.supervised import (
-    Regression,
-    Sinusoids,
-    mean_squared_error,
-    sample_points,
-    sample_tasks,
-)
+from metarl.supervised import Regression, mean_squared_error
 
 from .configs.sinusoid import Config, EvaluateOptions
 from .descent import adam_state, descend
@@ -26,19 +20,10 @@ from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
 from .machine import Machine
 from .memory import Needs, gradient_needs
+from .sinusoid_tasks import BLOCK, Episodes, Source
 
-# Keying a stream costs as much as drawing 25 tasks, so that many iterations share one.
-BLOCK = 100
 VALIDATION_SEED = 0
 PAPER_SHOTS = (5, 10, 20)
-Rng = np.random.Generator
-
-
-class Episodes(NamedTuple):
-    """Points of tasks: to adapt on, and to measure on."""
-
-    support: Regression
-    query: Regression
 
 
 def build(config: Config, machine: Machine, ranks: Ranks = ALONE) -> "SinusoidLearner":
@@ -59,13 +44,13 @@ class SinusoidLearner:
         self.config = config
         self.machine = replace(machine, mapping=machine.mapping.replace("auto", "vmap"))
         self.mapping = self.machine.mapping + ("+compile" if machine.compiled else "")
-        self.ranks, self.rows = ranks, ranks.rows(config.meta_batch)
+        self.ranks = ranks
         self.inner = metarl.InnerLoop(
             config.inner_lr, config.first_order, recompute=machine.recompute
         )
         _, self.apply = metarl.from_module(self._net(0))
         self.loss = mean_squared_error(self.apply)
-        self.block = functools.lru_cache(maxsize=2)(self._block)
+        self.source = Source(config, self.machine, ranks)
 
     def _net(self, seed: int) -> MLP:
         inputs = 3 if self.config.observe_task else 1
@@ -88,39 +73,6 @@ class SinusoidLearner:
     def init(self, seed: int) -> State:
         """Theta, and Adam."""
         return adam_state(self.params(seed), self.config.lr, seed, self.machine)
-
-    def episodes(self, tasks: Sinusoids, shots: int, query: int, rng: Rng) -> Episodes:
-        """Fresh points of the tasks, as this model sees them."""
-        points = sample_points(
-            tasks,
-            shots + query,
-            rng,
-            observe_task=self.config.observe_task,
-            dtype=self.machine.torch_dtype,
-            device=self.machine.device,
-        )
-        return Episodes(
-            Regression(*(x[:, :shots].contiguous() for x in points)),
-            Regression(*(x[:, shots:].contiguous() for x in points)),
-        )
-
-    def _block(self, seed: int, block: int) -> list[Episodes]:
-        """Of the meta-batches of iterations ``block * BLOCK`` and following, this rank's tasks."""
-        config = self.config
-        rng = metarl.stream(seed, "train-tasks", block)
-        tasks = sample_tasks(BLOCK * config.meta_batch, rng)
-        all_ = self.episodes(tasks, config.shots, config.query, rng)
-        columns = [
-            points.view(BLOCK, config.meta_batch, *points.shape[1:])[:, self.rows]
-            .contiguous()
-            .unbind()
-            for part in all_
-            for points in part
-        ]
-        return [
-            Episodes(Regression(a, b), Regression(c, d))
-            for a, b, c, d in zip(*columns, strict=True)
-        ]
 
     def meta_gradient(
         self,
@@ -147,7 +99,7 @@ class SinusoidLearner:
         return gradient_needs(
             lambda theta, part: self.meta_gradient(theta, part, mapping="vmap"),
             state.params,
-            self.block(state.extra["seed"], 0)[0],
+            self.source.block(state.extra["seed"], 0)[0],
             self.machine,
             batches=BLOCK,
         )
@@ -155,14 +107,15 @@ class SinusoidLearner:
     def step(self, state: State, iteration: int) -> Metrics:
         """One Adam step on the loss after adaptation."""
         config = self.config
-        support, query = self.block(state.extra["seed"], iteration // BLOCK)[iteration % BLOCK]
+        block = self.source.block(state.extra["seed"], iteration // BLOCK)
+        support, query = block[iteration % BLOCK]
         metrics: dict[str, float] = {}
         if (iteration + 1) % config.log_every == 0:
             before = self._curve(state.params, Episodes(support, query), 0)[0]
             metrics["loss_before"] = float(self.ranks.gather(torch.from_numpy(before)).mean())
         loss, slope = self.meta_gradient(state.params, Episodes(support, query), self.ranks)
         non_finite = functools.partial(self._raise_non_finite, state, support, query)
-        with self.ranks.own_tasks(self.rows):
+        with self.ranks.own_tasks(self.source.rows):
             return {**metrics, **descend(state, loss, slope, config, iteration, non_finite)}
 
     def _raise_non_finite(self, state: State, support: Regression, query: Regression) -> NoReturn:
@@ -170,15 +123,15 @@ class SinusoidLearner:
         episodes = Episodes(support, query)
 
         def gradient(task: int) -> tuple[Tensor, ...]:
-            one = _part(episodes, slice(task, task + 1))
+            one = episodes.part(slice(task, task + 1))
             return tuple(self.meta_gradient(state.params, one)[1].values())
 
         raise non_finite(
             state.params,
             {
                 f"{k}.{f}": x
-                for k, part in episodes._asdict().items()
-                for f, x in part._asdict().items()
+                for k, points in episodes._asdict().items()
+                for f, x in points._asdict().items()
             },
             self.path(state.params, support, steps)[1:] if steps else [],
             torch.from_numpy(self._curve(state.params, episodes, steps)[-1]),
@@ -210,7 +163,7 @@ class SinusoidLearner:
     def _curve(self, params: metarl.Params, episodes: Episodes, steps: int) -> np.ndarray:
         """Losses on the query after 0..steps steps on the support, (steps + 1, task)."""
         if self.machine.exact and len(episodes.query.x) > 1:
-            tasks = [_part(episodes, slice(i, i + 1)) for i in range(len(episodes.query.x))]
+            tasks = [episodes.part(slice(i, i + 1)) for i in range(len(episodes.query.x))]
             return np.concatenate([self._curve(params, task, steps) for task in tasks], 1)
         first = self._unadapted(params, episodes.query)
         if steps == 0:
@@ -219,19 +172,13 @@ class SinusoidLearner:
         adapted = [torch.func.vmap(self.loss)(theta, episodes.query) for theta in path[1:]]
         return torch.stack([first, *adapted]).cpu().double().numpy()
 
-    def held_out(self, seed: int, purpose: str, tasks: int, shots: int) -> Episodes:
-        """Tasks and points of a stream that training never draws from."""
-        chosen = sample_tasks(tasks, metarl.stream(seed, f"{purpose}-tasks"))
-        rng = metarl.stream(seed, f"{purpose}-points", shots)
-        return self.episodes(chosen, shots, shots, rng)
-
     def validate(self, state: State) -> Metrics:
         """Loss before and after the trained number of steps, on fixed tasks."""
         config = self.config
-        episodes = self.held_out(
+        episodes = self.source.held_out(
             VALIDATION_SEED, "validation", config.validation_tasks, config.validation_shots
         )
-        own = _part(episodes, self.ranks.rows(config.validation_tasks))
+        own = episodes.part(self.ranks.rows(config.validation_tasks))
         curve = torch.from_numpy(self._curve(state.params, own, config.inner_steps))
         losses = self.ranks.gather(curve.T).T
         return {"loss_before": float(losses[0].mean()), "loss_after": float(losses[-1].mean())}
@@ -254,10 +201,5 @@ class SinusoidLearner:
     def _test_curve(
         self, params: metarl.Params, options: EvaluateOptions, shots: int
     ) -> np.ndarray:
-        episodes = self.held_out(options.task_seed, "test", options.tasks, shots)
+        episodes = self.source.held_out(options.task_seed, "test", options.tasks, shots)
         return self._curve(params, episodes, options.steps)
-
-
-def _part(episodes: Episodes, rows: slice) -> Episodes:
-    """Some of the tasks."""
-    return Episodes(*(Regression(*(x[rows] for x in part)) for part in episodes))

@@ -7,7 +7,6 @@ decides or reads (`first`, `share`). It crosses on the CPU, by gloo, whatever th
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -17,10 +16,9 @@ from torch import Tensor
 
 from .errors import InputError, NonFiniteError, RankError
 from .reduction import InOrder, Reduce
+from .waiting import wait
 
 T = TypeVar("T")
-# Python handles no signal while it waits, and a rank learns of others' trouble after so long.
-_SLICE_SECONDS = 0.5
 # Above this rank's own time limit, which names the rank that is late. No more than that: the
 # process of a rank that has given up ends when gloo's thread has.
 _MARGIN_SECONDS = 1.0
@@ -174,50 +172,7 @@ class Ranks(NamedTuple):
 
     def _wait(self, begin: Callable[[Any], Any]) -> None:
         """Begin a collective operation and wait for it."""
-        import torch.distributed as dist
-
-        until = time.monotonic() + self.timeout
-        try:
-            work = begin(dist)
-        except RuntimeError as error:
-            raise self._failure(lost=True) from error
-        while True:
-            try:
-                work.wait(timedelta(seconds=_SLICE_SECONDS))
-                return
-            except RuntimeError as error:
-                late = time.monotonic() > until
-                if work.is_completed() or late or self._trouble():
-                    raise self._failure(lost=not late) from error
-
-    def _trouble(self) -> bool:
-        try:
-            return bool(self.store.check(["trouble"]))
-        except RuntimeError:  # the launcher has gone, and the store with it
-            return False
-
-    def _failure(self, *, lost: bool) -> RankError:
-        """Which rank is at fault: one that left a note, or the one that noticed nothing."""
-        silent = set(range(self.size)) - {self.rank}
-        happened = "died" if lost else f"gave no answer for {self.timeout:g} s"
-        with contextlib.suppress(RuntimeError):
-            self.store.set("trouble", "")
-            self.store.set(f"noticed/{self.rank}", "")
-            until = time.monotonic() + self.timeout
-            while time.monotonic() < until:
-                for rank in range(self.size):
-                    if self.store.check([f"failed/{rank}"]):
-                        note = self.store.get(f"failed/{rank}").decode()
-                        return RankError(f"rank {rank} failed: {note}")
-                silent = {r for r in silent if not self.store.check([f"noticed/{r}"])}
-                if len(silent) <= 1:
-                    break
-                time.sleep(0.05)
-        names = ", ".join(map(str, sorted(silent))) or "?"
-        return RankError(
-            f"rank {names} {happened}; the last checkpoint stands, go on with --resume (torchrun "
-            "--max-restarts does by itself)"
-        )
+        wait(begin, self.rank, self.size, self.timeout, self.store)
 
 
 ALONE = Ranks()

@@ -151,7 +151,7 @@ def test_multi_step_weights_move_to_the_last_loss(monkeypatch: pytest.MonkeyPatc
     assert step_weights(replace(config, inner_steps=1), 0) is None
     learner = learner_of(config, monkeypatch)
     params, tasks = learner.init(0).params, learner.train_tasks(0, 0)
-    curve = learner.curves(params, tasks, 4, "transductive").loss.mean(1)
+    curve = learner.adapted.curves(params, tasks, 4, "transductive").loss.mean(1)
     found = float(learner.meta_gradient(params, tasks, 5)[0].loss)
     truth = float(curve[1:] @ torch.tensor([0.125, 0.125, 0.125, 0.625]))
     assert found == pytest.approx(truth, rel=1e-5)

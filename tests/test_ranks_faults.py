@@ -17,7 +17,7 @@ from workloads import ending, glyphs_for_images
 
 from metarl.errors import SaveError
 from metarl.runs import faults
-from metarl_experiments import sinusoid
+from metarl_experiments import sinusoid, sinusoid_tasks
 from metarl_experiments.__main__ import main
 
 LONG = changed(SINUSOID, "--iterations=10", "--checkpoint-seconds=0.05")
@@ -126,14 +126,14 @@ def test_numbers_that_are_not_finite_on_one_rank(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def spoil() -> None:
-        draw = sinusoid.sample_points
+        draw = sinusoid_tasks.sample_points
 
         def drawn(*args: object, **options: object) -> object:
             points = draw(*args, **options)  # type: ignore[arg-type]
             points.y[4] = torch.nan
             return points
 
-        sinusoid.sample_points = drawn  # type: ignore[assignment]
+        sinusoid_tasks.sample_points = drawn  # type: ignore[assignment]
 
     assert spoilt(1, spoil, SINUSOID, tmp_path / "run") == [5, 5]
     lines = sorted(said(capfd))

@@ -13,7 +13,8 @@ from metarl.supervised import sample_tasks
 from metarl_experiments.bench.sinusoid import gradient, loop_gradient, sinusoid_bench
 from metarl_experiments.configs.sinusoid import Config, EvaluateOptions
 from metarl_experiments.machine import Machine
-from metarl_experiments.sinusoid import BLOCK, SinusoidLearner
+from metarl_experiments.sinusoid import SinusoidLearner
+from metarl_experiments.sinusoid_tasks import BLOCK
 
 PLAIN = Machine("cpu", "float32", 1, "vmap", "off")
 DOUBLE = replace(PLAIN, dtype="float64")
@@ -46,7 +47,7 @@ def test_iterations_are_a_function_of_their_number() -> None:
     numbers = [0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 7]
 
     def batch(learner: SinusoidLearner, i: int) -> torch.Tensor:
-        return learner.block(0, i // BLOCK)[i % BLOCK].support.x
+        return learner.source.block(0, i // BLOCK)[i % BLOCK].support.x
 
     ahead = [batch(forward, i) for i in numbers]
     back = [batch(backward, i) for i in reversed(numbers)]
@@ -67,7 +68,7 @@ def reference_curve(
 ) -> np.ndarray:
     """Task by task and step by step, with rates of the run's own then scaled."""
     config = learner.config
-    episodes = learner.held_out(options.task_seed, "test", options.tasks, options.shots)
+    episodes = learner.source.held_out(options.task_seed, "test", options.tasks, options.shots)
     model, rates = metarl.split_rates(params)
     curve = np.empty((options.steps + 1, options.tasks))
     for i, (x, y, xq, yq) in enumerate(zip(*episodes.support, *episodes.query, strict=True)):
@@ -171,7 +172,7 @@ def test_cosine_ends_at_zero() -> None:
 
 def test_bench_compares_the_same_gradient() -> None:
     learner, state, _ = trained(Config(), 10, machine=DOUBLE)
-    episodes = learner.block(0, 0)[0]
+    episodes = learner.source.block(0, 0)[0]
     ours, loop = (f(learner, state.params, episodes) for f in (gradient, loop_gradient))
     for name in ours:
         torch.testing.assert_close(ours[name], loop[name], rtol=1e-9, atol=1e-12)

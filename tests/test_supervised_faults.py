@@ -18,7 +18,8 @@ from metarl_experiments.configs import sinusoid as sinusoid_config
 from metarl_experiments.image_tasks import Tasks
 from metarl_experiments.images import ImagesLearner
 from metarl_experiments.machine import Machine
-from metarl_experiments.sinusoid import Episodes, SinusoidLearner
+from metarl_experiments.sinusoid import SinusoidLearner
+from metarl_experiments.sinusoid_tasks import Episodes
 
 MACHINE = Machine("cpu", "float32", 1, "auto", "off")
 NAN, INF = float("nan"), float("inf")
@@ -30,7 +31,7 @@ def sinusoid(monkeypatch: pytest.MonkeyPatch, spoil: Spoil, **options: Any) -> S
     """A learner whose meta-batches are spoilt in place."""
     config = sinusoid_config.Config(meta_batch=4, init_std=0.3, **options)
     learner = SinusoidLearner(config, MACHINE)
-    real = learner._block
+    real = learner.source._block
 
     def block(seed: int, number: int) -> list[Episodes]:
         batches = [
@@ -40,7 +41,7 @@ def sinusoid(monkeypatch: pytest.MonkeyPatch, spoil: Spoil, **options: Any) -> S
         spoil(batches[0])
         return batches
 
-    monkeypatch.setattr(learner, "block", block)
+    monkeypatch.setattr(learner.source, "block", block)
     return learner
 
 
@@ -154,7 +155,7 @@ def test_nothing_non_finite_is_saved(
 
     def step(self: SinusoidLearner, state: Any, iteration: int) -> Any:
         if iteration == 13:
-            self.block(0, 0)[13].query.y[1, 0] = NAN
+            self.source.block(0, 0)[13].query.y[1, 0] = NAN
         return real(self, state, iteration)
 
     monkeypatch.setattr(SinusoidLearner, "step", step)

@@ -12,7 +12,8 @@ import metarl
 
 from ..configs.sinusoid import Config
 from ..machine import Machine, resolve
-from ..sinusoid import Episodes, SinusoidLearner
+from ..sinusoid import SinusoidLearner
+from ..sinusoid_tasks import Episodes
 
 CALLS = 100
 
@@ -30,7 +31,7 @@ def sinusoid_bench(repetitions: int = 5) -> dict[str, float]:
     exact = SinusoidLearner(Config(), machine)
     first = SinusoidLearner(replace(Config(), first_order=True), machine)
     state, params = exact.init(0), exact.init(0).params
-    episodes = exact.block(0, 0)[0]
+    episodes = exact.source.block(0, 0)[0]
     iterations = itertools.count()
     runs: dict[str, Callable[[], object]] = {
         "iteration": lambda: exact.step(state, next(iterations)),

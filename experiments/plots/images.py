@@ -87,7 +87,7 @@ def sheet(label: str, loaded: Loaded) -> Figure:
     assert isinstance(learner, ImagesLearner)
     ways, steps = min(learner.config.ways, 10), learner.config.test_steps
     tasks = learner.source.tasks("test", metarl.stream(0, "sheet"), SHEET_TASKS, SHEET_QUERIES)
-    before, after = (learner.predictions(loaded.params, tasks, k) for k in (0, steps))
+    before, after = (learner.adapted.predictions(loaded.params, tasks, k) for k in (0, steps))
     rows: list[list[object]] = [["task", "query", "class", "before", "after"]]
     for t in range(SHEET_TASKS):
         for q, truth in enumerate(tasks.query.labels[t].tolist()):

@@ -67,7 +67,7 @@ def fits(label: str, loaded: Loaded, *, seed: int = 0, shots: int = 5) -> Figure
     learner = loaded.learner
     assert isinstance(learner, SinusoidLearner)
     tasks = sample_tasks(FIT_TASKS, metarl.stream(seed, "test-tasks"))
-    points = learner.episodes(tasks, shots, shots, metarl.stream(seed, "test-points", shots))
+    points = learner.source.episodes(tasks, shots, shots, metarl.stream(seed, "test-points", shots))
     grid = np.linspace(-5, 5, 201)
     predictions = _predictions(learner, loaded, tasks, points.support, grid)
     truth = tasks.amplitude[:, None] * np.sin(grid - tasks.phase[:, None])
