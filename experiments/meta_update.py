@@ -44,6 +44,7 @@ def meta_update(
             theta,
             data,
             max_kl=config.max_kl * max(scale, 0.01),
+            cg_steps=config.cg_steps,
             fisher_fraction=config.fisher_fraction,
             generator=metarl.torch_stream(state.extra["seed"], "fisher", iteration),
             clock=clock,

@@ -22,6 +22,9 @@ from metarl.rl.objectives import policy_objectives
 from metarl.rl.sampler import Sampler
 from metarl.rl.updates import adam_update, promp_update, trpo_update
 from metarl.rl.weighting import Weighting
+from metarl_experiments.configs.rl import Config
+from metarl_experiments.family import State
+from metarl_experiments.meta_update import meta_update
 
 
 def dense_fisher(p: Problem) -> Tensor:
@@ -92,6 +95,25 @@ def test_accepted_step_improves_within_the_region(max_kl: float, discrete: bool)
     assert math.isclose(metrics["loss"], loss, rel_tol=1e-10)
     assert math.isclose(metrics["kl"], divergence, rel_tol=1e-8)
     assert all(torch.equal(p.theta[n], kept[n]) for n in kept)
+
+
+def test_configured_conjugate_gradient_steps_reach_the_step() -> None:
+    p = problem(steps=1)
+
+    def direction(cg_steps: int) -> Tensor:
+        config = Config(cg_steps=cg_steps, max_kl=1e-3, fisher_fraction=1.0)
+        state = State(p.theta, None, {"seed": 0})
+        moved, _ = meta_update(config, p.objectives, state, 0, p.theta, p.data, Clock())
+        step = flat(moved) - flat(p.theta)
+        return step / step.norm()
+
+    gradient = flat(mean_over_tasks(p.objectives.surrogate, p.data).gradient(p.theta)[2])
+    assert torch.allclose(direction(1), -gradient / gradient.norm(), atol=1e-10)
+    A = dense_fisher(p) + 1e-5 * torch.eye(len(gradient), dtype=F64)
+    natural = torch.linalg.solve(A, -gradient)
+    nearness = [float(direction(n) @ natural / natural.norm()) for n in (1, 3, 100)]
+    assert nearness == sorted(nearness)
+    assert nearness[-1] > 1 - 1e-6 > nearness[1] > nearness[0]  # mutant: always as many
 
 
 # One-step bandits whose tasks differ in the arm that pays: arm i with probability SHARES[i].

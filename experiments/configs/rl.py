@@ -60,6 +60,8 @@ class Config:
         observe_task: append the task to the observation (the oracle).
         update: trpo, promp or adam.
         max_kl: trust region of trpo, and the inner KL that promp aims at.
+        cg_steps: conjugate-gradient steps of trpo. With few, the update stays among the directions
+            that all tasks agree on; with many, it follows the noise of the batch.
         fisher_fraction: of the time steps that trpo's Fisher products see; 10 steps at least.
         lr: step size of Adam, for promp and adam.
         lr_decay: none, or cosine to zero over the iterations; of max_kl under trpo.
@@ -102,6 +104,7 @@ class Config:
     observe_task: bool = False
     update: Literal["trpo", "promp", "adam"] = "trpo"
     max_kl: Positive = 0.01
+    cg_steps: Annotated[int, Range(1, 1000)] = 10
     fisher_fraction: Annotated[float, Range(0, 1, above=True)] = 0.1
     lr: Positive = 1e-3
     lr_decay: Literal["none", "cosine"] = "none"

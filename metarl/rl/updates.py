@@ -46,6 +46,7 @@ def trpo_update(
     data: MetaBatch,
     *,
     max_kl: float,
+    cg_steps: int = 10,
     fisher_fraction: float = 0.1,
     generator: torch.Generator,
     damping: float = 1e-5,
@@ -64,6 +65,7 @@ def trpo_update(
         theta: initial parameters.
         data: of all tasks; old policies as in `old_policy`.
         max_kl: trust region, nats, mean over tasks after adaptation.
+        cg_steps: conjugate-gradient steps, see `trust_region_step`.
         fisher_fraction: of the time steps, in (0, 1]; see `subsample`.
         generator: draws them.
         damping: added to the Fisher matrix's diagonal.
@@ -85,7 +87,7 @@ def trpo_update(
         gradient=clock.timed("gradient", whole.gradient),
         fisher=clock.timed("fisher", products.fisher),
     )
-    theta, info = trust_region_step(timed, theta, max_kl=max_kl, damping=damping)
+    theta, info = trust_region_step(timed, theta, max_kl=max_kl, damping=damping, cg_steps=cg_steps)
     return theta, {
         "loss": info.loss,
         "kl": info.kl,
