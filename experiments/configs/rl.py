@@ -55,7 +55,8 @@ class Config:
         lr_per_step: separate learned step sizes for each inner step (LSLR).
         first_order: drop second derivatives (FOMAML).
         adapted: parameters that adapt: all, or the last layer and the log-std (ANIL).
-        inner_surrogate: loglik (the paper's code), lvc (curvature exact at horizon 1), dice.
+        inner_surrogate: loglik (the paper's code), linear (curvature without loglik's bias, and
+            as steady), lvc (curvature exact at horizon 1), dice.
         sampling_correction: emaml adds how the support samples depend on theta; with loglik only.
         observe_task: append the task to the observation (the oracle).
         update: trpo, promp or adam.
@@ -99,7 +100,7 @@ class Config:
     lr_per_step: bool = False
     first_order: bool = False
     adapted: Literal["all", "head"] = "all"
-    inner_surrogate: Literal["loglik", "lvc", "dice"] = "loglik"
+    inner_surrogate: Literal["loglik", "linear", "lvc", "dice"] = "loglik"
     sampling_correction: Literal["off", "emaml"] = "off"
     observe_task: bool = False
     update: Literal["trpo", "promp", "adam"] = "trpo"

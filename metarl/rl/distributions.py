@@ -50,6 +50,33 @@ def log_prob(distribution: Distribution, action: Tensor) -> Tensor:
     return torch.gather(log_p, -1, action.unsqueeze(-1)).squeeze(-1)
 
 
+def linear_log_prob(old: Distribution, new: Distribution, action: Tensor) -> Tensor:
+    """`log_prob` to first order in the distribution's fields around ``old``, less its value there.
+
+    ``<d log p(a; old) / d old, new - old>``. Gaussian: ``sum_i z_i (mean - mean_old)_i / std_old_i
+    + (z_i^2 - 1) (log_std - log_std_old)_i`` with ``z = (a - mean_old) / std_old``. Categorical:
+    ``x_a - sum_i p_old_i x_i`` with ``x = logits - logits_old``.
+
+    Args:
+        old: that drew the action; fields ``(..., action)``.
+        new: likewise.
+        action: as of `log_prob`.
+
+    Returns:
+        ``(...)``, exactly 0 where ``new`` equals ``old``.
+    """
+    if isinstance(old, Gaussian) and isinstance(new, Gaussian):
+        inverse = torch.exp(-old.log_std)
+        z = (action - old.mean) * inverse
+        moved = z * inverse * (new.mean - old.mean)
+        return (moved + (z * z - 1) * (new.log_std - old.log_std)).sum(-1)
+    if isinstance(old, Categorical) and isinstance(new, Categorical):
+        x = new.logits - old.logits
+        expected = (torch.softmax(old.logits, -1) * x).sum(-1)
+        return torch.gather(x, -1, action.unsqueeze(-1)).squeeze(-1) - expected
+    raise TypeError(f"{type(old).__name__} and {type(new).__name__} have no fields in common")
+
+
 def kl(p: Distribution, q: Distribution) -> Tensor:
     """Kullback-Leibler divergence KL(p || q), summed over action dimensions: ``(...)``.
 

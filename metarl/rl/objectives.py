@@ -12,7 +12,7 @@ from metarl.objective import GaussNewton
 from metarl.params import Params
 from metarl.rl import surrogates
 from metarl.rl.batches import Batch, MetaBatch
-from metarl.rl.distributions import Distribution, kl, log_prob
+from metarl.rl.distributions import Distribution, kl, linear_log_prob, log_prob
 
 Apply = Callable[[Params, Tensor], Distribution]
 SamplingCorrection = Literal["off", "emaml"]
@@ -42,10 +42,21 @@ def policy_gradient_loss(
     kind: surrogates.InnerSurrogate = "loglik",
     reduction: surrogates.Reduction = "mean",
 ) -> Loss:
-    """``-surrogate(log pi(a | s), weights)`` of one task's `Batch`; see `surrogates`."""
+    """``-surrogate(log pi(a | s), weights)`` of one task's `Batch`; see `surrogates`.
+
+    ``linear`` takes log pi to first order in what the policy puts out, around the policy that
+    acted. Its curvature is how the outputs bend with the parameters, weighted by how much each
+    output should move. Left out is how the weights' slope changes with the outputs; gone is the
+    term of ``loglik`` that grows with the weights' mean at a state, which is no derivative of the
+    expected return and which a meta-policy can exploit without earning more.
+    """
 
     def loss(params: Params, batch: Batch) -> Tensor:
-        log_probs = log_prob(apply(params, batch.observations), batch.actions)
+        policy = apply(params, batch.observations)
+        if kind == "linear":
+            log_probs = linear_log_prob(batch.old, policy, batch.actions)
+        else:
+            log_probs = log_prob(policy, batch.actions)
         return -surrogates.inner_surrogate(
             kind, log_probs, batch.weights, batch.mask, reduction=reduction
         )
@@ -68,7 +79,7 @@ def policy_objectives(
         apply: pure policy ``(params, observations) -> distribution``.
         inner: how the task adapts.
         inner_surrogate: ``loglik`` (the paper's code; its curvature is biased), ``lvc`` (curvature
-            exact at horizon 1) or ``dice`` (exact).
+            exact at horizon 1), ``dice`` (exact) or ``linear`` (see `policy_gradient_loss`).
         sampling_correction: ``emaml`` adds ``score weight * sum log pi(support)`` under the
             parameters that sampled it: together with ``loglik`` the exact meta-gradient of a finite
             inner batch (Stadie et al. 2018; Al-Shedivat et al. 2018). Part of ``surrogate`` only.
@@ -76,7 +87,7 @@ def policy_objectives(
         clip: ratio bound of ``clipped``.
 
     Raises:
-        InputError: ``emaml`` with ``lvc`` or ``dice``.
+        InputError: ``emaml`` with another surrogate than ``loglik``.
     """
     if sampling_correction == "emaml" and inner_surrogate != "loglik":
         raise InputError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Reduction = Literal["mean", "sum"]
-InnerSurrogate = Literal["loglik", "lvc", "dice"]
+InnerSurrogate = Literal["loglik", "linear", "lvc", "dice"]
 
 
 def reduce(terms: Tensor, mask: Tensor, reduction: Reduction = "mean") -> Tensor:
@@ -77,17 +77,18 @@ def inner_surrogate(
 ) -> Tensor:
     """The inner loop's surrogate by name, all from the same weights (advantages).
 
-    The three have the same gradient at the sampling policy and differ in their curvature, that is
+    All have the same gradient at the sampling policy and differ in their curvature, that is
     in the meta-gradient.
 
     Args:
-        kind: ``"loglik"``, ``"lvc"`` or ``"dice"`` (of the weights' `increments`).
+        kind: ``"loglik"``, ``"linear"`` (the same, of `linear_log_prob`), ``"lvc"`` or ``"dice"``
+            (of the weights' `increments`).
         log_probs: of the recorded actions under the parameters, ``(episode, time)``.
         weights: advantages ``(episode, time)``.
         mask: 1 at valid steps.
         reduction: divide by the number of valid steps, or not.
     """
-    if kind == "loglik":
+    if kind in ("loglik", "linear"):
         return loglik(log_probs, weights, mask, reduction=reduction)
     if kind == "lvc":
         return lvc(log_probs, weights, mask, reduction=reduction)
