@@ -12,35 +12,46 @@ from PIL.PngImagePlugin import PngInfo
 
 from .catalog import package_data
 from .plots.curves import Curve, Points, adaptation_curves
+from .plots.panels import adaptation_panels
 from .plots.rl import SHIPPED, published
 from .plots.sinusoid import BESIDE, paper_points
 
 Groups = Mapping[str, list[dict[str, Any]]]
+# Of each experiment, in the figure of all.
+SIDE_BY_SIDE = ("", "-linear", "-paper", "-oracle")
 # Where a file says what it was drawn from.
 SOURCE = "Source"
 
 
 class Drawing(NamedTuple):
-    """Adaptation curves of the shipped runs of an experiment, beside what was published.
+    """Adaptation curves of the shipped runs of experiments, beside what was published.
 
     Attributes:
-        curves: the first seed of each group, and published curves.
-        points: published numbers.
+        panels: title -> the first seed of each group, and published curves; one panel for each.
+        points: published numbers, of a single panel.
     """
 
-    curves: list[Curve]
+    panels: dict[str, list[Curve]]
     points: list[Points]
 
     @property
     def source(self) -> str:
         """Digest of every label and number in it."""
-        told = [(label, e["mean"], e["ci95"]) for label, e, _ in self.curves]
+        told = [
+            (title, label, e["mean"], e["ci95"])
+            for title, curves in self.panels.items()
+            for label, e, _ in curves
+        ]
         return hashlib.sha256(json.dumps([told, self.points]).encode()).hexdigest()[:16]
 
     def write(self, path: Path) -> None:
         """Draw on white paper, with the digest in the file."""
-        log = self.curves[0].evaluation["metric"] == "loss"
-        figure = adaptation_curves(self.curves, self.points, log=log)
+        first, *others = self.panels.values()
+        if others:
+            figure = adaptation_panels(self.panels)
+        else:
+            log = first[0].evaluation["metric"] == "loss"
+            figure = adaptation_curves(first, self.points, log=log)
         told = PngInfo()
         told.add_text(SOURCE, self.source)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,17 +69,26 @@ class Drawing(NamedTuple):
 def drawings(groups: Groups) -> dict[str, Drawing]:
     """``<experiment>-adaptation.png`` -> what is in it, where runs are shipped.
 
+    ``policies-adaptation.png`` has all experiments of policies.
+
     Args:
         groups: evaluations of the seeds of each group.
     """
-    found = {}
+    found, panels = {}, {}
     for name in package_data("paper", "returns"):
-        labels = {f"{name}{suffix}": label for suffix, label in SHIPPED.items()}
-        if curves := _first_seeds(groups, labels):
-            theirs = published(name, curves[0].evaluation["tasks"])
-            found[f"{name}-adaptation.png"] = Drawing([*curves, *theirs], [])
-    if curves := _first_seeds(groups, BESIDE):
-        found["sinusoid-adaptation.png"] = Drawing(curves, paper_points())
+        curves = {
+            suffix: _first_seeds(groups, {name + suffix: SHIPPED[suffix]}) for suffix in SHIPPED
+        }
+        if ours := [curve for some in curves.values() for curve in some]:
+            theirs = published(name, ours[0].evaluation["tasks"])
+            found[f"{name}-adaptation.png"] = Drawing({name: [*ours, *theirs]}, [])
+        if curves[""]:
+            few = [curve for suffix in SIDE_BY_SIDE for curve in curves[suffix]]
+            panels[name.replace("-", ", ")] = [*few, *theirs]
+    if len(panels) > 1:
+        found["policies-adaptation.png"] = Drawing(panels, [])
+    if sinusoids := _first_seeds(groups, BESIDE):
+        found["sinusoid-adaptation.png"] = Drawing({"sinusoid": sinusoids}, paper_points())
     return found
 
 

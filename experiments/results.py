@@ -1,6 +1,7 @@
 """The shipped runs: pruned, re-evaluated, and the numbers of README and docs that come from them.
 
     python -m metarl_experiments.results ship RUN GROUP    add RUN as results/GROUP/seed-<n>
+    python -m metarl_experiments.results evaluate GROUP    evaluate a group's runs anew
     python -m metarl_experiments.results write             put numbers, figures into documents
     python -m metarl_experiments.results check             re-evaluate; fail where any differs
 
@@ -19,6 +20,7 @@ import numpy as np
 from metarl.errors import InputError, MetarlError, NoDataError
 from metarl.runs import prune_run, read_config, read_json, write_json
 
+from .catalog import Experiment
 from .evaluate import evaluate, load
 from .tables import KINDS
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent / "results"
 SHOWN = re.compile(r"\bfigures/([a-z-]+-adaptation\.png)")
 MARKED = re.compile(r"(<!-- results:([a-z][a-z-]*) ?(.*?) -->)(.*?)(<!-- /results -->)", re.DOTALL)
+EVALUATION = "evaluation.json"
+HELD_OUT = "held-out.json"
 # A re-evaluation on another machine rounds differently, and contacts amplify that.
 TOLERANCE_OF_CI95 = 0.1
 
@@ -42,26 +46,53 @@ def shipped(root: Path) -> list[Path]:
     return sorted(config.parent for config in root.glob("*/seed-*/config.json"))
 
 
+def protocols(experiment: Experiment, group: str) -> dict[str, Any]:
+    """File -> options of the evaluations that are shipped of a group's runs.
+
+    What is measured on the paper's goals is measured on other tasks too, for the best preset.
+    """
+    options = experiment.configs().EvaluateOptions
+    found = {EVALUATION: options()}
+    if found[EVALUATION].task_seed == "paper" and group == experiment.name:
+        found[HELD_OUT] = options(tasks=200, task_seed=0)
+    return found
+
+
 def ship(run: Path, group: str, root: Path) -> Path:
     """Prune a finished run into ``results/<group>/seed-<n>`` and evaluate it there."""
     target = root / group / f"seed-{read_config(run)['seed']}"
     prune_run(run, target)
-    loaded = load(target)
-    result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
-    result["run"] = f"experiments/results/{group}/{target.name}"
-    write_json(target / "evaluation.json", result)
+    evaluate_shipped(target)
     return target
 
 
-def check_run(path: Path) -> list[str]:
-    """Re-evaluate a shipped run; what differs from its ``evaluation.json``, in lines."""
+def evaluate_shipped(path: Path) -> None:
+    """Evaluate a shipped run by all its protocols, and keep what was found with it."""
     loaded = load(path)
-    told = loaded.record.evaluation
-    if told is None:
-        return [f"{path}: has no evaluation.json"]
-    found = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
+    group = path.parent.name
+    for file, options in protocols(loaded.experiment, group).items():
+        result = evaluate(loaded, options)
+        result["run"] = f"experiments/results/{group}/{path.name}"
+        write_json(path / file, result)
+
+
+def check_run(path: Path) -> list[str]:
+    """Re-evaluate a shipped run; what differs from the evaluations beside it, in lines."""
+    loaded = load(path)
+    problems = []
+    for file, options in protocols(loaded.experiment, path.parent.name).items():
+        if (path / file).exists():
+            found = evaluate(loaded, options)
+            problems += differences(found, read_json(path / file), f"{path / file}")
+        else:
+            problems.append(f"{path}: has no {file}")
+    return problems
+
+
+def differences(found: dict[str, Any], told: dict[str, Any], file: str) -> list[str]:
+    """What a re-evaluation found otherwise than a file says, in lines."""
     problems = [
-        f"{path}: {name} is {found[name]}, evaluation.json says {told[name]}"
+        f"{file}: {name} is told as {told[name]}, and is {found[name]}"
         for name in ("experiment", "iteration", "metric", "task_seed", "tasks", "steps")
         if found[name] != told[name]
     ]
@@ -73,16 +104,20 @@ def check_run(path: Path) -> list[str]:
     same = np.isnan(mean) & np.isnan(said)
     far = ~same & ~(np.abs(mean - said) <= TOLERANCE_OF_CI95 * ci95 + 1e-6)
     return [
-        f"{path}: after {k} steps {found['mean'][k]}, evaluation.json says {told['mean'][k]}"
+        f"{file}: after {k} steps {told['mean'][k]} is told, and found {found['mean'][k]}"
         for k in np.flatnonzero(far)
     ]
 
 
 def evaluations(root: Path) -> dict[str, list[dict[str, Any]]]:
-    """Group -> the evaluations of its seeds, in the order of seeds."""
+    """Group -> the evaluations of its seeds, in the order of seeds.
+
+    Those on other tasks than the protocol's are the group ``<group>-held-out``.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(root.glob("*/seed-*/evaluation.json")):
-        groups.setdefault(path.parent.parent.name, []).append(read_json(path))
+    for suffix, file in (("", EVALUATION), ("-held-out", HELD_OUT)):
+        for path in sorted(root.glob(f"*/seed-*/{file}")):
+            groups.setdefault(path.parent.parent.name + suffix, []).append(read_json(path))
     return groups
 
 
@@ -172,11 +207,15 @@ def check() -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one of the three commands."""
+    """Run one of the four commands."""
     try:
         match list(argv):
             case ["ship", run, group]:
                 print(f"shipped {ship(Path(run), group, ROOT)}")
+            case ["evaluate", group]:
+                for path in shipped(ROOT):
+                    if path.parent.name == group:
+                        evaluate_shipped(path)
             case ["write"]:
                 write()
             case ["check"]:

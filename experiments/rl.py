@@ -73,6 +73,7 @@ class PolicyLearner:
             config.discount,
             config.gae_lambda,
             config.bootstrap_time_limit,
+            inner_gae_lambda=config.inner_gae_lambda,
             best_reward=config.best_reward,
         )
 

@@ -22,7 +22,9 @@ SINUSOID_GROUPS = {
 }
 RETURN_GROUPS = {
     "": "MAML, best preset",
+    "-held-out": "MAML, best preset, 200 other goals",
     "-paper": "MAML, paper's settings",
+    "-linear": "MAML, paper's settings, linear surrogate",
     "-equal-steps": "MAML, steps of one length",
     "-first-order": "first order",
     "-pretrained": "pretrained",

@@ -10,6 +10,7 @@ from commands import train_small
 
 from metarl.errors import InputError, NoDataError
 from metarl_experiments import results
+from metarl_experiments.catalog import EXPERIMENTS
 from metarl_experiments.drawings import drawings
 from metarl_experiments.results import check_run, documents, evaluations, fill, main, ship
 
@@ -60,6 +61,29 @@ def test_a_difference_is_found(root: Path, change: str) -> None:
     else:
         edit(path, **{change: value[change] + 1})
     assert check_run(run)
+
+
+def test_best_presets_are_evaluated_on_other_goals_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    navigation, sinusoid = EXPERIMENTS["navigation"], EXPERIMENTS["sinusoid"]
+    both = results.protocols(navigation, "navigation")
+    assert list(both) == ["evaluation.json", "held-out.json"]
+    assert (both["held-out.json"].tasks, both["held-out.json"].task_seed) == (200, 0)
+    assert list(results.protocols(navigation, "navigation-paper")) == ["evaluation.json"]
+    assert list(results.protocols(sinusoid, "sinusoid")) == ["evaluation.json"]
+
+    options = sinusoid.configs().EvaluateOptions
+    told = {"evaluation.json": options(), "held-out.json": options(tasks=7, task_seed=1)}
+    monkeypatch.setattr(results, "protocols", lambda *_: told)
+    run = root / "sinusoid" / "seed-0"
+    assert "has no held-out.json" in check_run(run)[0]
+    assert main(["evaluate", "sinusoid"]) == 0
+    assert check_run(run) == []
+    found = evaluations(root)
+    assert [e["tasks"] for e in found["sinusoid"] + found["sinusoid-held-out"]] == [600, 7]
+    edit(run / "held-out.json", iteration=3)
+    assert "held-out.json: iteration is told as 3" in check_run(run)[0]
 
 
 def groups(*means: list[float | None]) -> dict[str, list[dict[str, Any]]]:
@@ -159,9 +183,26 @@ def test_a_figure_follows_its_numbers(tmp_path: Path) -> None:
     assert not drawing.is_in(path)
     drawing.write(path)
     assert drawing.is_in(path)
-    assert [curve.label for curve in drawing.curves][:2] == ["MAML, ours", "MAML (authors)"]
+    (curves,) = drawing.panels.values()
+    assert [curve.label for curve in curves][:2] == ["MAML, ours", "MAML (authors)"]
     changed = drawings({"navigation": [{**told, "mean": [-4.0, -1.1]}]})
     assert not changed["navigation-adaptation.png"].is_in(path)
+
+
+def test_one_figure_has_all_policies(tmp_path: Path) -> None:
+    told = {"metric": "return", "tasks": 40, "mean": [-4.0, -1.0], "ci95": [0.1, 0.2]}
+    level = {**told, "mean": [-0.5], "ci95": [0.1]}
+    runs = {"navigation": [told], "navigation-oracle": [level], "ant-direction": [told]}
+    drawing = drawings({**runs, "cheetah-velocity-random": [told]})["policies-adaptation.png"]
+    labels = {title: [c.label for c in curves] for title, curves in drawing.panels.items()}
+    assert list(labels) == ["navigation", "ant, direction"]
+    assert labels["navigation"][:3] == ["MAML, ours", "oracle, ours", "MAML (authors)"]
+    assert labels["ant, direction"][:2] == ["MAML, ours", "MAML (authors)"]
+    path = tmp_path / "policies-adaptation.png"
+    drawing.write(path)
+    assert drawing.is_in(path)
+    only = {"navigation": [told]}
+    assert "policies-adaptation.png" not in drawings(only)
 
 
 def test_a_figure_that_no_run_gives_is_an_error(

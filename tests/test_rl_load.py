@@ -163,7 +163,10 @@ def test_every_kind_of_environment_keeps_its_task(runs: Path) -> None:
 
 # What decides how a trained policy adapts; all else decided how it was trained, or is evaluated.
 ADAPTATION = "env episodes inner_steps inner_lr first_order adapted inner_surrogate discount "
-ADAPTATION += "gae_lambda bootstrap_time_limit best_reward hidden activation min_std observe_task "
+ADAPTATION += (
+    "gae_lambda inner_gae_lambda bootstrap_time_limit best_reward hidden activation min_std "
+)
+ADAPTATION += "observe_task "
 ADAPTATION += "later_lr_factors evaluation_lr evaluation_episodes"
 OTHERS = "iterations meta_batch learned_lr lr_per_step sampling_correction update max_kl cg_steps "
 OTHERS += "fisher_fraction lr lr_decay epochs clip init_std head_scale evaluation_steps log_every "

@@ -94,3 +94,16 @@ def test_steps_are_as_long_as_the_way() -> None:
     assert distances_kept(Weighting(best_reward=0.0))
     assert not distances_kept(Weighting())
     assert not distances_kept(Weighting(standardized=False))
+
+
+def test_lambda_of_supports_alone(rollout: Rollout) -> None:
+    """Inner steps weigh by their own lambda; the query, and all by default, by the other."""
+    weighting = Weighting(gae_lambda=0.9, inner_gae_lambda=0.3)
+    assert torch.equal(weighting.support(rollout), Weighting(gae_lambda=0.3)(rollout))
+    assert torch.equal(weighting.split(rollout)[0], Weighting(gae_lambda=0.9)(rollout))
+    assert torch.equal(weighting(rollout), weighting.split(rollout)[0])
+    assert torch.equal(Weighting(gae_lambda=0.9).support(rollout), weighting(rollout))
+    assert not torch.allclose(weighting.support(rollout), weighting(rollout), atol=1e-3)
+    # 0 is a value of its own, not a missing one.
+    zero = Weighting(gae_lambda=0.9, inner_gae_lambda=0.0).support(rollout)
+    assert torch.equal(zero, Weighting(gae_lambda=0.0)(rollout))

@@ -70,6 +70,7 @@ class Config:
         clip: ratio bound of promp.
         discount: gamma.
         gae_lambda: lambda of the generalised advantage estimator.
+        inner_gae_lambda: that of inner steps, gae_lambda by default; a small one has less noise.
         bootstrap_time_limit: value the state at the time limit instead of 0.
         best_reward: reward of a time step with nothing left to gain; each task's inner step is then
             as long as its mean reward is below it (Polyak's step size) instead of all alike.
@@ -113,6 +114,7 @@ class Config:
     clip: Annotated[float, Range(0, 1, above=True)] = 0.3
     discount: Fraction = 0.99
     gae_lambda: Fraction = 1.0
+    inner_gae_lambda: Fraction | None = None
     bootstrap_time_limit: bool = False
     best_reward: Annotated[float, Range(-1e9, 1e9)] | None = None
     hidden: tuple[Annotated[int, Range(1, 10_000)], ...] = (100, 100)

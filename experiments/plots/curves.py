@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -12,6 +13,7 @@ from .style import COLOURS, Figure, band, dashed, draw, ink, legend_below, log_s
 
 Evaluation = dict[str, Any]
 
+STEPS = "gradient steps on the task"
 # More entries than these in a legend go below the figure.
 MANY = 3
 
@@ -50,19 +52,11 @@ def adaptation_curves(
         note: added to the caption.
     """
     metric = curves[0].evaluation["metric"]
-    steps = max(len(curve.evaluation["mean"]) for curve in curves)
-    ours = [curve for curve in curves if not curve.published]
-    theirs = [curve for curve in curves if curve.published]
     entries = len(curves) + len(points)
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.add_subplot()
-        for drawn, line in ((ours, band), (theirs, dashed)):
-            for index, (label, evaluation, _) in enumerate(drawn):
-                mean, half = _finite(evaluation["mean"]), _finite(evaluation["ci95"])
-                if len(mean) == 1:  # takes no steps: the same wherever one looks
-                    mean, half = mean * steps, half * steps
-                line(axes, range(len(mean)), mean, half, label=label, index=index)
+        paint_curves(axes, curves)
         for index, (label, values) in enumerate(points):
             axes.plot(
                 list(values),
@@ -73,8 +67,7 @@ def adaptation_curves(
                 color=ink(),
                 label=label,
             )
-        axes.set(xlabel="gradient steps on the task", ylabel=metric)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel=STEPS, ylabel=metric)
         if log:
             log_scale(axes)
         if entries > MANY:
@@ -97,6 +90,26 @@ def adaptation_curves(
         rows=rows,
         size=(5.6, 3.8 if entries <= MANY else 3.8 + 0.24 * math.ceil(entries / 2)),
     )
+
+
+def paint_curves(axes: Axes, curves: Sequence[Curve], order: Sequence[str] = ()) -> None:
+    """Ours as lines with bands, the published ones dashed, in the colours of their places.
+
+    Args:
+        axes: to paint on.
+        curves: what to paint.
+        order: labels of all the curves of a figure with several axes.
+    """
+    steps = max(len(curve.evaluation["mean"]) for curve in curves)
+    for published, line in ((False, band), (True, dashed)):
+        drawn = [curve for curve in curves if curve.published is published]
+        for place, (label, evaluation, _) in enumerate(drawn):
+            mean, half = _finite(evaluation["mean"]), _finite(evaluation["ci95"])
+            if len(mean) == 1:  # takes no steps: the same wherever one looks
+                mean, half = mean * steps, half * steps
+            index = order.index(label) if order else place
+            line(axes, range(len(mean)), mean, half, label=label, index=index)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def learning_curves(

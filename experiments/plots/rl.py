@@ -28,6 +28,7 @@ from .tasks import against_task, before_after
 SHIPPED = {
     "": "MAML (shipped)",
     "-paper": "paper's settings (shipped)",
+    "-linear": "linear surrogate (shipped)",
     "-equal-steps": "steps of one length (shipped)",
     "-first-order": "first order (shipped)",
     "-pretrained": "pretrained (shipped)",

@@ -184,6 +184,7 @@ def _built(config: Mapping[str, Any], theta: Params) -> MetaPolicy:
             config["discount"],
             config["gae_lambda"],
             config["bootstrap_time_limit"],
+            inner_gae_lambda=config["inner_gae_lambda"],
             best_reward=config["best_reward"],
         ),
         config["evaluation_episodes"] or config["episodes"],

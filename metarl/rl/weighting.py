@@ -1,6 +1,6 @@
 """From rewards to weights of the policy gradient."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -19,6 +19,9 @@ class Weighting:
         bootstrap_time_limit: use V of the final observation at the time limit.
         baseline: ``"linear"`` (features of observation and time) or ``"zero"``.
         standardized: mean 0 and standard deviation 1 per task.
+        inner_gae_lambda: lambda of inner steps; None is gae_lambda. A small one credits an action
+            with what follows at once: a step says less about the far future, and says it with a
+            fraction of the noise.
         best_reward: reward of a time step with nothing left to gain. Where it is known, a task's
             inner step is scaled by its `regret`; else standardised weights make the steps of all
             tasks about equally long, however far each has to go.
@@ -29,6 +32,7 @@ class Weighting:
     bootstrap_time_limit: bool = False
     baseline: Literal["linear", "zero"] = "linear"
     standardized: bool = True
+    inner_gae_lambda: float | None = None
     best_reward: float | None = None
 
     def __call__(self, rollout: Rollout) -> Tensor:
@@ -36,8 +40,9 @@ class Weighting:
         return self.split(rollout)[0]
 
     def support(self, rollout: Rollout) -> Tensor:
-        """Weights of an inner step ``(task, episode, time)``: these, times the task's regret."""
-        weights = self(rollout)
+        """Weights of an inner step ``(task, episode, time)``, times the task's regret."""
+        inner = self.gae_lambda if self.inner_gae_lambda is None else self.inner_gae_lambda
+        weights = replace(self, gae_lambda=inner)(rollout)
         if self.best_reward is None:
             return weights
         return weights * regret(rollout, self.best_reward)[:, None, None].to(weights.dtype)
