@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .catalog import package_data
+from .family import mean_and_ci95
 from .plots.curves import Curve, Points, adaptation_curves
 from .plots.panels import adaptation_panels
 from .plots.rl import SHIPPED, published
@@ -27,7 +29,7 @@ class Drawing(NamedTuple):
     """Adaptation curves of the shipped runs of experiments, beside what was published.
 
     Attributes:
-        panels: title -> the first seed of each group, and published curves; one panel for each.
+        panels: title -> each group, and published curves; one panel for each.
         points: published numbers, of a single panel.
     """
 
@@ -77,7 +79,7 @@ def drawings(groups: Groups) -> dict[str, Drawing]:
     found, panels = {}, {}
     for name in package_data("paper", "returns"):
         curves = {
-            suffix: _first_seeds(groups, {name + suffix: SHIPPED[suffix]}) for suffix in SHIPPED
+            suffix: _over_seeds(groups, {name + suffix: SHIPPED[suffix]}) for suffix in SHIPPED
         }
         if ours := [curve for some in curves.values() for curve in some]:
             theirs = published(name, ours[0].evaluation["tasks"])
@@ -87,14 +89,22 @@ def drawings(groups: Groups) -> dict[str, Drawing]:
             panels[name.replace("-", ", ")] = [*few, *theirs]
     if len(panels) > 1:
         found["policies-adaptation.png"] = Drawing(panels, [])
-    if sinusoids := _first_seeds(groups, BESIDE):
+    if sinusoids := _over_seeds(groups, BESIDE):
         found["sinusoid-adaptation.png"] = Drawing({"sinusoid": sinusoids}, paper_points())
     return found
 
 
-def _first_seeds(groups: Groups, labels: Mapping[str, str]) -> list[Curve]:
+def _over_seeds(groups: Groups, labels: Mapping[str, str]) -> list[Curve]:
+    """Curves of groups: of several seeds the mean for each task, which all have in common."""
     return [
-        Curve(label.replace(" (shipped)", ", ours"), groups[group][0])
+        Curve(label.replace(" (shipped)", ", ours"), _mean(groups[group]))
         for group, label in labels.items()
         if groups.get(group)
     ]
+
+
+def _mean(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(seeds) == 1:
+        return seeds[0]
+    per_task = np.mean([np.array(e["per_task"], dtype=float) for e in seeds], axis=0)
+    return {**seeds[0], **mean_and_ci95(per_task)}

@@ -201,6 +201,10 @@ def test_one_figure_has_all_policies(tmp_path: Path) -> None:
     path = tmp_path / "policies-adaptation.png"
     drawing.write(path)
     assert drawing.is_in(path)
+    several = [told | {"per_task": [[-4.0, -2.0], [-1.0, x]]} for x in (-1.0, -3.0)]
+    curve = drawings({"navigation": several})["navigation-adaptation.png"].panels["navigation"][0]
+    assert curve.evaluation["mean"] == [-3.0, -1.5]
+    assert curve.evaluation["ci95"] == [pytest.approx(1.96), pytest.approx(0.98)]
     only = {"navigation": [told]}
     assert "policies-adaptation.png" not in drawings(only)
 
