@@ -10,6 +10,10 @@ from .errors import RankError
 
 # Python handles no signal while it waits, and a rank learns of others' trouble after so long.
 _SLICE_SECONDS = 0.5
+# The last operation, with its tensors. Gloo's thread lets go of them a moment after the work is
+# done: if nobody else held them then, it would need the interpreter lock, and a process that is
+# just ending would abort.
+_last: list[Any] = []
 
 
 def wait(begin: Callable[[Any], Any], rank: int, size: int, timeout: float, store: Any) -> None:
@@ -31,6 +35,7 @@ def wait(begin: Callable[[Any], Any], rank: int, size: int, timeout: float, stor
         work = begin(dist)
     except RuntimeError as error:
         raise _failure(rank, size, timeout, store, lost=True) from error
+    _last[:] = [begin, work]
     while True:
         try:
             work.wait(timedelta(seconds=_SLICE_SECONDS))
