@@ -48,9 +48,9 @@ class AdaptedNet:
     def path(self, params: metarl.Params, tasks: Tasks, steps: int) -> list[metarl.Params]:
         """Parameters of each task after 0..steps steps."""
         model, inner = self._extended(params, steps)
-        supports = repeat_support(tasks.support, steps)
         if steps == 0:
             return [metarl.expand_params(model, len(tasks.query.labels))]
+        supports = repeat_support(tasks.support, steps)
         return metarl.adapt_path(self.loss, model, supports, inner, mapping=self.mapping)
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ import numpy as np
 
 from metarl.errors import InputError, MetarlError, NoDataError
 from metarl.runs import prune_run, read_config, read_json, write_json
+from metarl.runs.reading import EVALUATION
 
 from .catalog import Experiment
 from .evaluate import evaluate, load
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent / "results"
 SHOWN = re.compile(r"\bfigures/([a-z-]+-adaptation\.png)")
 MARKED = re.compile(r"(<!-- results:([a-z][a-z-]*) ?(.*?) -->)(.*?)(<!-- /results -->)", re.DOTALL)
-EVALUATION = "evaluation.json"
 HELD_OUT = "held-out.json"
 # A re-evaluation on another machine rounds differently, and contacts amplify that.
 TOLERANCE_OF_CI95 = 0.1

@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,7 @@ from metarl import InnerLoop, adapt, conjugate_gradient, mean_over_tasks, meta_l
 from metarl.distributed import ALONE, Ranks, joined
 from metarl.errors import InputError
 from metarl.params import Params
+from metarl.waiting import wait
 
 INNER = InnerLoop(0.05)
 TASKS = 5
@@ -34,6 +37,27 @@ def test_rows_share_all_tasks_in_order(tasks: int, size: int) -> None:
 def test_more_ranks_than_tasks_are_refused() -> None:
     with pytest.raises(InputError, match="4 ranks cannot share 3 tasks"):
         Ranks(0, 4).rows(3)
+
+
+def held(ranks: Ranks) -> str:
+    """Whether the tensor of an exchange outlives it, and for how long."""
+    tensor = torch.ones(3)
+    known = weakref.ref(tensor)
+    wait(
+        lambda dist, own=tensor: dist.all_reduce(own, async_op=True),
+        ranks.rank,
+        ranks.size,
+        ranks.timeout,
+        ranks.store,
+    )
+    del tensor
+    time.sleep(0.2)  # gloo's thread has let go of it
+    return json.dumps(known() is not None)
+
+
+def test_the_last_exchange_is_held() -> None:
+    """Else gloo's thread may be the last to hold its tensors, in a process that is ending."""
+    assert list(map(json.loads, on_ranks(2, held))) == [True, True]
 
 
 def exchanged(ranks: Ranks) -> str:

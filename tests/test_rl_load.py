@@ -39,6 +39,7 @@ RUNS = {
     "meta-sgd": ("navigation", "--learned-lr=element", "--inner-steps=2", "--lr-per-step"),
     "regret": ("navigation", "--best-reward=0", "--inner-lr=0.05"),
     "head": ("navigation", "--adapted=head", "--inner-surrogate=dice", "--discount=0.8"),
+    "linear": ("navigation", "--inner-surrogate=linear", "--inner-gae-lambda=0.3"),
     "pretrained": ("navigation", "--inner-steps=0", "--evaluation-lr=0.7", "--meta-batch=3"),
     "oracle": ("navigation", "--inner-steps=0", "--observe-task", "--env.task-range", "0.1", "0.2"),
     "continuous": ("maml", "--env.id=my_package:MyTask-v0", "--inner-lr=0.4"),
