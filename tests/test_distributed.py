@@ -40,7 +40,7 @@ def test_more_ranks_than_tasks_are_refused() -> None:
 
 
 def held(ranks: Ranks) -> str:
-    """Whether the tensor of an exchange outlives it, and for how long."""
+    """Whether the tensor of an exchange outlives it."""
     tensor = torch.ones(3)
     known = weakref.ref(tensor)
     wait(
