@@ -17,7 +17,7 @@ from .evaluations import check_evaluation, digest
 from .plots.curves import Curve
 from .plots.page import page
 from .plots.style import Figure
-from .results import ROOT, is_shipped
+from .shipped import ROOT, is_shipped
 from .view import show_curve
 
 SHOWN_VERSIONS = ("metarl-policies", "torch", "mujoco", "gymnasium", "python")

@@ -12,7 +12,7 @@ from commands import refuse, succeed, train_small
 from runs_at import contents, newest, seal
 
 from metarl.runs import arrays, load_checkpoint
-from metarl_experiments import results
+from metarl_experiments import shipped
 from metarl_experiments.__main__ import main
 from metarl_experiments.evaluations import check_evaluation
 
@@ -182,6 +182,6 @@ def test_runs_of_different_experiments_are_not_mixed(
 
 
 def test_shipped_evaluations_are_whole() -> None:
-    for path in results.ROOT.glob("*/seed-*/evaluation.json"):
+    for path in shipped.ROOT.glob("*/seed-*/evaluation.json"):
         value = json.loads(path.read_text())
         check_evaluation(value, value["experiment"], path)

@@ -9,10 +9,12 @@ import pytest
 from commands import train_small
 
 from metarl.errors import InputError, NoDataError
-from metarl_experiments import results
+from metarl_experiments import documents, results, shipped
 from metarl_experiments.catalog import EXPERIMENTS
+from metarl_experiments.documents import fill
 from metarl_experiments.drawings import drawings
-from metarl_experiments.results import check_run, documents, evaluations, fill, main, ship
+from metarl_experiments.results import main
+from metarl_experiments.shipped import check_run, evaluations, ship
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +23,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     ship(train_small(folder / "run", "--init-std=0.3"), "sinusoid", folder / "results")
     return folder / "results"
+
+
+def show(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
+    """Have the documents be these."""
+    for module in (documents, results):
+        monkeypatch.setattr(module, "documents", lambda: list(paths))
 
 
 @pytest.fixture
@@ -67,15 +75,15 @@ def test_best_presets_are_evaluated_on_other_goals_too(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     navigation, sinusoid = EXPERIMENTS["navigation"], EXPERIMENTS["sinusoid"]
-    both = results.protocols(navigation, "navigation")
+    both = shipped.protocols(navigation, "navigation")
     assert list(both) == ["evaluation.json", "held-out.json"]
     assert (both["held-out.json"].tasks, both["held-out.json"].task_seed) == (200, 0)
-    assert list(results.protocols(navigation, "navigation-paper")) == ["evaluation.json"]
-    assert list(results.protocols(sinusoid, "sinusoid")) == ["evaluation.json"]
+    assert list(shipped.protocols(navigation, "navigation-paper")) == ["evaluation.json"]
+    assert list(shipped.protocols(sinusoid, "sinusoid")) == ["evaluation.json"]
 
     options = sinusoid.configs().EvaluateOptions
     told = {"evaluation.json": options(), "held-out.json": options(tasks=7, task_seed=1)}
-    monkeypatch.setattr(results, "protocols", lambda *_: told)
+    monkeypatch.setattr(shipped, "protocols", lambda *_: told)
     run = root / "sinusoid" / "seed-0"
     assert "has no held-out.json" in check_run(run)[0]
     assert main(["evaluate", "sinusoid"]) == 0
@@ -131,7 +139,7 @@ def test_check_tells_what_it_cannot_re_evaluate(
     def without_data(path: Path) -> list[str]:
         raise NoDataError(f"no pictures for {path}")
 
-    monkeypatch.setattr(results, "documents", list)
+    show(monkeypatch)
     monkeypatch.setattr(results, "check_run", without_data)
     assert main(["check"]) == 0
     assert "sinusoid/seed-0: not re-evaluated: no pictures" in capsys.readouterr().out
@@ -148,7 +156,7 @@ def test_check_fails_when_a_document_differs(
 ) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("<!-- results:mean sinusoid 1 .3f -->1<!-- /results -->")
-    monkeypatch.setattr(results, "documents", lambda: [readme])
+    show(monkeypatch, readme)
     assert main(["check"]) == 1
     assert "README.md" in capsys.readouterr().err
     assert main(["write"]) == 0
@@ -156,20 +164,20 @@ def test_check_fails_when_a_document_differs(
 
 
 def test_documents_are_those_of_the_checkout() -> None:
-    names = {path.name for path in documents()}
+    names = {path.name for path in documents.documents()}
     assert "README.md" in names
 
 
 def test_numbers_in_the_documents_are_the_shipped_ones() -> None:
     """The cheap half of `make results`."""
-    shipped = evaluations(results.ROOT)
-    for path in documents():
+    groups = evaluations(shipped.ROOT)
+    for path in documents.documents():
         text = path.read_text(encoding="utf-8")
-        assert fill(text, shipped) == text, path
+        assert fill(text, groups) == text, path
 
 
 def test_figures_in_the_documents_are_drawn_from_the_shipped_runs() -> None:
-    found = results.figures(evaluations(results.ROOT))
+    found = documents.figures(evaluations(shipped.ROOT))
     assert "navigation-adaptation.png" in {path.name for path in found}
     for path, drawing in found.items():
         assert drawing.is_in(path), f"{path}: python -m metarl_experiments.results write"
@@ -214,13 +222,13 @@ def test_a_figure_that_no_run_gives_is_an_error(
 ) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("![](docs/figures/ant-velocity-adaptation.png)")
-    monkeypatch.setattr(results, "documents", lambda: [readme])
+    show(monkeypatch, readme)
     with pytest.raises(InputError, match="no shipped run gives it"):
-        results.figures({})
+        documents.figures({})
 
 
 def test_shipped_runs_hold_no_paths_of_a_machine() -> None:
-    for path in results.shipped(results.ROOT):
+    for path in shipped.shipped(shipped.ROOT):
         assert str(Path.home()) not in (path / "config.json").read_text()
         run = json.loads((path / "evaluation.json").read_text())["run"]
         assert run == f"experiments/results/{path.parent.name}/{path.name}"

@@ -27,8 +27,8 @@ from metarl.runs import read_config
 from metarl_experiments.configs.rl import Config
 from metarl_experiments.environments import make_sampler
 from metarl_experiments.evaluate import load as load_learner
-from metarl_experiments.results import ROOT, shipped
 from metarl_experiments.rl import PolicyLearner
+from metarl_experiments.shipped import ROOT, shipped
 
 TINY = ("--compile=off", "--threads=1", "--hidden", "6", "--episodes=3", "--meta-batch=2")
 TINY += ("--validation-tasks=2", "--env.horizon=9", "--evaluation-episodes=5", "--seed=3")

@@ -14,7 +14,7 @@ from metarl.runs.reading import EVALUATION
 
 from ..evaluate import compare, default_file, evaluate, experiment_of, load
 from ..options import parse, positionals
-from ..results import is_shipped
+from ..shipped import is_shipped
 from ..view import show_curve
 
 OptionsT = TypeVar("OptionsT")

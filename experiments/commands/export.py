@@ -12,7 +12,7 @@ from metarl.runs import export_params, read_snapshot
 from metarl.runs.export import check_export
 
 from ..options import parse, positionals
-from ..results import is_shipped
+from ..shipped import is_shipped
 
 
 @dataclass(frozen=True)

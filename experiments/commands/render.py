@@ -14,7 +14,7 @@ from ..environments import NAVIGATION
 from ..episodes import learner_of, play, spread_tasks
 from ..evaluate import load
 from ..options import parse, positionals
-from ..results import is_shipped
+from ..shipped import is_shipped
 from ..video import check_file, compose, write_video
 
 # GIFs count time in hundredths of a second; 25 pictures a second is what they show evenly.

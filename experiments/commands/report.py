@@ -8,7 +8,7 @@ from metarl.errors import InputError
 
 from ..options import parse, positionals
 from ..report import report
-from ..results import is_shipped
+from ..shipped import is_shipped
 
 
 @dataclass(frozen=True)
