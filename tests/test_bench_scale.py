@@ -10,10 +10,10 @@ import torch
 from ranks import on_ranks
 
 from metarl.distributed import Ranks
-from metarl_experiments import tables
 from metarl_experiments.bench.beside.ranks import iterations
 from metarl_experiments.bench.scale import scale_bench
 from metarl_experiments.scaling import Costs, costs, largest_of, seconds
+from metarl_experiments.tables import benches
 
 # Twice as long is longer than ranks wait before they ask after each other.
 PAUSE = 0.35
@@ -80,11 +80,11 @@ def test_tables_of_the_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     measured |= {"calls": 10, "bytes": 1e6, "model/2x1": 0.9}
     found = {f"a-{what}": value for what, value in measured.items()}
     monkeypatch.setattr(
-        tables, "benches", lambda name: found | {"latency": 0.001, "megabyte": 0.01}
+        benches, "benches", lambda name: found | {"latency": 0.001, "megabyte": 0.01}
     )
-    (line,) = tables.ranks({}, "a").splitlines()[3:]
+    (line,) = benches.ranks({}, "a").splitlines()[3:]
     assert line == "| a | 6.0 s | 4.0 s | 3.5 s | 6.0 ms | 10 | 1,000,000 | 0.90 |"
-    one, two = tables.carried({}, "a", "12", "24", "1", "2").splitlines()[3:]
+    one, two = benches.carried({}, "a", "12", "24", "1", "2").splitlines()[3:]
     assert one == "| 1 | 12 s | 0.0 ms | 0.0 ms | 12 s | 1.00 |"
     # Half of the work, twice the wait of half the tasks, ten calls, and the bytes once.
     assert two == "| 2 | 6.0 s | 12 ms | 20 ms | 6.0 s | 0.99 |"

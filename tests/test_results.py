@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import train_small
 
 from metarl.errors import InputError, NoDataError
 from metarl_experiments import documents, results, shipped
-from metarl_experiments.catalog import EXPERIMENTS
+from metarl_experiments.catalog import EXPERIMENTS, package_data
 from metarl_experiments.documents import fill
 from metarl_experiments.drawings import drawings
 from metarl_experiments.results import main
@@ -114,6 +115,28 @@ def test_table_of_the_sinusoid() -> None:
     assert "| MAML, the paper's | 0.67 | 0.38 | 0.35 |" in table
     diverged = fill(text, groups([3.0, 0.5, *[None] * 9]))
     assert "| 0.50 | not finite | not finite |" in diverged
+
+
+def test_table_of_policies() -> None:
+    rng = np.random.default_rng(0)
+    authors = np.array(package_data("paper", "returns")["ant-velocity"]["returns"]["maml"])
+    gains = np.array([[-5.0], [10.0], [20.0], [30.0]]) + rng.normal(size=(2, 1, 40))
+    runs = [{"mean": x.mean(1).tolist(), "per_task": x.tolist()} for x in authors + gains]
+    cliff = package_data("paper", "returns")["navigation"]["returns"]["maml"]
+    same = {"mean": np.mean(cliff, 1).tolist(), "per_task": cliff}
+    marked = "<!-- results:policies navigation ant-velocity --><!-- /results -->"
+    lines = fill(marked, {"ant-velocity": runs, "navigation": [same]}).splitlines()
+    assert lines[1].endswith("| 0 steps | 1 step | 2 steps | 3 steps | 4 steps |")
+    assert lines[3].startswith("| navigation, ours (1 seed) | -40.4 | -11.7 |")
+    assert lines[5].endswith("| +0.0 ± 0.0 |")
+    assert lines[6].startswith("| ant, velocity, ours (2 seeds) | 25.")
+    assert lines[7] == "| — the authors' | 30.6 | 96.7 | 100.1 | 101.4 |  |"
+    told = lines[8].split(" | ")[1:5]
+    mean = gains.mean(0)
+    half = 1.96 * mean.std(1, ddof=1) / 40**0.5
+    assert told == [f"{m:+.1f} ± {h:.1f}" for m, h in zip(mean.mean(1), half, strict=True)]
+    with pytest.raises(InputError, match="ant-direction"):
+        fill("<!-- results:policies ant-direction --><!-- /results -->", {"ant-velocity": runs})
 
 
 def test_table_of_accuracies() -> None:

@@ -1,0 +1,89 @@
+"""Mean returns of meta-policies on the paper's goals, ours and the authors'."""
+
+import numpy as np
+
+from ..catalog import package_data
+from .rows import Groups, row, seeds_of, span, table
+
+RETURN_GROUPS = {
+    "": "MAML, best preset",
+    "-held-out": "MAML, best preset, 200 other goals",
+    "-paper": "MAML, paper's settings",
+    "-linear": "MAML, paper's settings, linear surrogate",
+    "-equal-steps": "MAML, steps of one length",
+    "-first-order": "first order",
+    "-pretrained": "pretrained",
+    "-random": "random",
+    "-oracle": "oracle",
+}
+AUTHORS = {
+    "maml": "MAML",
+    "pretrained": "pretrained",
+    "random": "random",
+    "oracle": "oracle",
+}
+
+
+def returns(groups: Groups, experiment: str) -> str:
+    """All rows of an experiment after 0..K steps.
+
+    Over seeds the mean, and the lowest to the highest. The last row is ours minus the authors' MAML
+    on the same goals: the mean over goals and its 95 % half-width.
+    """
+    theirs = _authors(experiment)
+    steps = len(theirs["maml"])
+    lines = []
+    for suffix, label in RETURN_GROUPS.items():
+        if experiment + suffix in groups:
+            lines.append(_ours(groups, experiment + suffix, label, steps))
+    for name, label in AUTHORS.items():
+        lines.append(_row(f"{label}, the authors'", _numbers(theirs[name]), steps))
+    if experiment in groups:
+        lines.append(
+            _row("MAML, ours minus the authors', paired", _paired(groups, experiment), steps)
+        )
+    return table("mean return after", _columns(steps), lines)
+
+
+def policies(groups: Groups, *experiments: str) -> str:
+    """Of every experiment the best preset, the authors' MAML, and the paired difference."""
+    steps = max(len(_authors(name)["maml"]) for name in experiments)
+    lines = []
+    for name in experiments:
+        title = name.replace("-", ", ")
+        lines.append(_ours(groups, name, f"{title}", steps))
+        lines.append(_row("— the authors'", _numbers(_authors(name)["maml"]), steps))
+        lines.append(_row("— ours minus the authors', paired", _paired(groups, name), steps))
+    return table("mean return after", _columns(steps), lines)
+
+
+def _columns(steps: int) -> list[str]:
+    return [f"{k} step{'s' * (k != 1)}" for k in range(steps)]
+
+
+def _row(label: str, cells: list[str], steps: int) -> str:
+    return row(label, cells + [""] * (steps - len(cells)))
+
+
+def _ours(groups: Groups, group: str, label: str, steps: int) -> str:
+    seeds = np.array([e["mean"] for e in groups[group]], dtype=float)
+    cells = [span(column, ".1f") for column in seeds.T]
+    return _row(f"{label}, ours ({seeds_of(len(seeds))})", cells, steps)
+
+
+def _authors(experiment: str) -> dict[str, np.ndarray]:
+    """Method -> per-goal returns, (K + 1, goal)."""
+    told = package_data("paper", "returns")[experiment]["returns"]
+    return {name: np.array(values) for name, values in told.items()}
+
+
+def _numbers(per_goal: np.ndarray) -> list[str]:
+    return [f"{x:.1f}" for x in per_goal.mean(1)]
+
+
+def _paired(groups: Groups, experiment: str) -> list[str]:
+    """Ours, mean over seeds, minus the authors' MAML on the same goals, with 95 % half-widths."""
+    ours = np.mean([e["per_task"] for e in groups[experiment]], axis=0)
+    difference = ours - _authors(experiment)["maml"]
+    half = 1.96 * difference.std(1, ddof=1) / np.sqrt(difference.shape[1])
+    return [f"{m:+.1f} ± {h:.1f}" for m, h in zip(difference.mean(1), half, strict=True)]

@@ -1,0 +1,32 @@
+"""Losses on sinusoids, ours and the paper's."""
+
+import numpy as np
+
+from ..catalog import package_data
+from .rows import Groups, row, seeds_of, span, table
+
+SINUSOID_GROUPS = {
+    "sinusoid": "MAML, best preset",
+    "sinusoid-paper": "MAML, paper's settings, alpha 0.01",
+    "sinusoid-paper-alpha-001": "MAML, paper's settings, alpha 0.001",
+    "sinusoid-first-order": "first order",
+    "sinusoid-pretrained": "pretrained",
+    "sinusoid-oracle": "oracle",
+}
+
+
+def sinusoid(groups: Groups) -> str:
+    """5-shot loss after 1, 5 and 10 steps: ours over seeds (lowest to highest), and the paper's."""
+    steps = [1, 5, 10]
+    lines = []
+    for group, label in SINUSOID_GROUPS.items():
+        if group not in groups:
+            continue
+        seeds = np.array([e["mean"] for e in groups[group]], dtype=float)
+        cells = [span(seeds[:, k]) for k in steps]
+        lines.append(row(f"{label}, ours ({seeds_of(len(seeds))})", cells))
+    for label, values in package_data("paper", "sinusoid")["5-shot"].items():
+        numbers = [f"{values[str(k)]:.2f}" for k in steps]
+        lines.append(row(f"{label}, the paper's", numbers))
+    columns = [f"{k} step{'s' * (k > 1)}" for k in steps]
+    return table("5-shot mean squared error after", columns, lines)
