@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
+from metarl.errors import MetarlError
+
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How long an iteration, or its compilation, may go on after the signal before it is abandoned; the
 # state is then halfway and the last checkpoint stands.
@@ -28,6 +30,7 @@ class StopRequest:
     Attributes:
         signum: its number; None until then.
         shielded: while true, nothing is abandoned: a checkpoint is being written.
+        due: what runs is to be abandoned.
     """
 
     signum: int | None = None
@@ -74,6 +77,11 @@ def stop_request() -> Iterator[StopRequest]:
     before[signal.SIGALRM] = signal.signal(signal.SIGALRM, on_alarm)
     try:
         yield request
+    except Exception as error:
+        # Compiled code tells of an exception inside it by one of its own.
+        if request.due and request.signum is not None and not isinstance(error, MetarlError):
+            raise Abandoned(request.signum) from error
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, handler in before.items():

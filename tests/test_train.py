@@ -189,6 +189,26 @@ def test_endless_iteration_is_abandoned(tmp_path: Path, monkeypatch: pytest.Monk
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+class Wrapping(Hanging):
+    """What interrupts it comes out as an error of its own, as from compiled code."""
+
+    def step(self, state: State, iteration: int) -> Metrics:
+        try:
+            return super().step(state, iteration)
+        except KeyboardInterrupt:
+            raise RuntimeError("call failed") from None
+
+
+def test_compiled_iteration_is_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metarl_experiments.signals.PATIENCE_SECONDS", 0.2)
+    with pytest.raises(Abandoned) as caught:
+        go(tmp_path / "run", Wrapping())
+    assert caught.value.signum == signal.SIGINT
+    go(tmp_path / "run", Toy(), resume=True)
+    go(tmp_path / "whole", Toy())
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
 def test_signal_while_saving_waits_for_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
