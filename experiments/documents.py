@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 TOP = Path(__file__).resolve().parent.parent
 SHOWN = re.compile(r"\bfigures/([a-z-]+-adaptation\.png)")
-MARKED = re.compile(r"(<!-- results:([a-z][a-z-]*) ?(.*?) -->)(.*?)(<!-- /results -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(<!-- results:([a-z][a-z-]*)((?: [^ >]+)*) -->)(.*?)(<!-- /results -->)", re.DOTALL
+)
 
 
 def fill(text: str, groups: dict[str, list[dict[str, Any]]]) -> str:

@@ -107,11 +107,14 @@ def test_marked_numbers_come_from_the_shipped_runs() -> None:
 
 
 def test_table_of_the_sinusoid() -> None:
-    text = "<!-- results:sinusoid -->\n<!-- /results -->"
+    # Of two marks the first has no arguments.
+    mark = "<!-- results:sinusoid -->\n<!-- /results -->"
+    text = f"{mark} and {mark}"
     curve = [3.0, 0.5, *[0.4] * 4, *[0.3] * 4, 0.2]
     table = fill(text, groups(curve, [2 * x for x in curve]))
     assert "| 0.75 (0.50 to 1.00) | 0.60 (0.40 to 0.80) | 0.30 (0.20 to 0.40) |" in table
     assert "(2 seeds)" in table
+    assert table.count("| MAML, the paper's | 0.67") == 2
     assert "| MAML, the paper's | 0.67 | 0.38 | 0.35 |" in table
     diverged = fill(text, groups([3.0, 0.5, *[None] * 9]))
     assert "| 0.50 | not finite | not finite |" in diverged
