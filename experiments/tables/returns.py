@@ -51,7 +51,7 @@ def policies(groups: Groups, *experiments: str) -> str:
     lines = []
     for name in experiments:
         title = name.replace("-", ", ")
-        lines.append(_ours(groups, name, f"{title}", steps))
+        lines.append(_ours(groups, name, title, steps))
         lines.append(_row("— the authors'", _numbers(_authors(name)["maml"]), steps))
         lines.append(_row("— ours minus the authors', paired", _paired(groups, name), steps))
     return table("mean return after", _columns(steps), lines)
