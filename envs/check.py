@@ -31,14 +31,15 @@ def check_task_env(env: Env) -> list[str]:
     faults = list(_interface(env))
     if faults:
         return faults
-    for check in (_gymnasium, _spaces, _sampling, _setting, _determinism, _aliasing, _pickling):
+    checks = [_gymnasium, _spaces, _sampling, _setting, _determinism, _aliasing, _pickling]
+    if not getattr(env.unwrapped, "observe_task", False):
+        checks.append(_leak)
+    for check in checks:
         try:
             faults += check(env)
         except Exception as error:  # a check that cannot be finished is a fault of its own
             what = check.__name__.strip("_")
             faults.append(f"{what}: {type(error).__name__}: {error}")
-    if not getattr(env.unwrapped, "observe_task", False):
-        faults += _leak(env)
     return faults
 
 
@@ -64,9 +65,11 @@ def _spaces(env: Env) -> Iterator[str]:
     if not isinstance(observation, Box) or len(observation.shape) != 1:
         yield f"observation_space is {observation}: flatten it to a Box of one dimension"
     if not isinstance(action, Discrete) and not (
-        isinstance(action, Box) and len(action.shape) == 1
+        isinstance(action, Box)
+        and len(action.shape) == 1
+        and np.issubdtype(action.dtype, np.floating)
     ):
-        yield f"action_space is {action}: the sampler takes Discrete and flat Box"
+        yield f"action_space is {action}: the sampler takes Discrete and flat Box of floats"
 
 
 def _draw(env: Env, n: int = 2) -> list[Any]:

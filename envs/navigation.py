@@ -34,7 +34,7 @@ class Navigation2D:
     Dense: ``-norm(p - goal)`` in metres, not squared, p the position after the step
     (``info["reward_task"]``). Sparse: 0 outside radius 0.2 of the goal, else
     ``0.2 - norm(p - goal)``. Undiscounted returns of the dense reward lie between about -80
-    (random) and -2 (the shortest way).
+    (random) and -0.5 (the shortest way).
 
     ## Starting state
     (0, 0), always.

@@ -1,4 +1,4 @@
-"""Starting states of some rows of a batch, however many the batch has."""
+"""Starting states of some rows of a batch, without drawing those of all others."""
 
 import numpy as np
 
@@ -12,12 +12,13 @@ ROWS = 4096
 def starts(world: World, rows: range, total: int, rng: np.random.Generator) -> Array:
     """Starting states ``(row, state)`` of ``rows`` out of ``total``, which may run anywhere.
 
-    A row's state depends on ``rng`` and its own number; up to `ROWS` rows also on ``total``.
+    A row's state depends on ``rng`` and its own number; in a batch of fewer than `ROWS` also on
+    ``total``, so that parts start as the whole would only where they are told the same.
 
     Args:
         world: draws them.
         rows: wanted, consecutive.
-        total: of the whole batch.
+        total: of the whole batch, rows that are played but not wanted included.
         rng: of the whole batch; advanced alike whichever rows are wanted.
     """
     head = world.start(min(total, ROWS), rng)

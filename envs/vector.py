@@ -32,7 +32,8 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
     - ``reset(seed=..., options=...)``; options: ``"reset_mask"`` ``(num_envs,)`` of the
       environments to reset (default: all), ``"block": (first, total)``: these are the rows
       ``first:first + num_envs`` of a batch of ``total`` environments, whose parts, wherever they
-      run, start as the whole would.
+      run, start as the whole would. Another ``total`` below 4096 is another batch: the same rows
+      then start otherwise.
     - ``step(actions (num_envs, action))`` returns fresh arrays: observations
       ``(num_envs, feature)`` float32, rewards ``(num_envs,)`` float64, terminated, truncated, and
       infos: the reward's terms, ``"velocity"``, ``"position"``, ``"invalid"``, an array each. The

@@ -39,7 +39,8 @@ HELP = """usage: metarl COMMAND ...
 
 `metarl COMMAND --help` lists a command's options, `metarl train EXPERIMENT --help` those of an
 experiment. Exit status: 0 done, 1 internal error, 2 bad input, 3 no checkpoint verifies, 4 could
-not save, 5 non-finite values, 6 a rank failed, 129 / 130 / 143 hung up, interrupted, terminated.
+not save, 5 non-finite values, 6 a rank or worker failed, 129 / 130 / 143 hung up, interrupted,
+terminated.
 """
 
 

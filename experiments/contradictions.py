@@ -23,6 +23,11 @@ def check_options(config: Config) -> None:
         )
     if config.lr_per_step and config.learned_lr == "no":
         raise InputError("--lr-per-step: goes with --learned-lr tensor or element")
+    if config.min_std > config.init_std:
+        raise InputError(
+            f"--min-std {config.min_std:g}: is above --init-std {config.init_std:g}, and below its "
+            "floor a standard deviation does not learn"
+        )
     given = config.env.task_range
     if given is not None and not given[0] < given[1]:
         raise InputError(f"--env.task-range {given[0]:g} {given[1]:g}: low must be below high")

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 import metarl
 from metarl.errors import InputError
 from metarl.rl import vector
-from metarl.rl.distributions import Gaussian, sample
+from metarl.rl.distributions import sample
+from metarl.rl.noise import draw_noise
 
 from .environments import make_drawn
 from .evaluate import Loaded
@@ -116,10 +117,8 @@ def _play(
     live = np.ones(rows, dtype=bool)
     for t in range(1, learner.config.env.horizon + 1):
         distribution = policy(params, torch.as_tensor(observations).to(like))
-        shape = distribution[0].shape
-        drawn = noise.standard_normal(shape) if isinstance(distribution, Gaussian) else None
-        uniform = noise.random(shape) if drawn is None else drawn
-        actions = sample(distribution, torch.as_tensor(uniform).to(like))
+        drawn = draw_noise(noise, distribution, *distribution[0].shape[:-1])
+        actions = sample(distribution, torch.as_tensor(drawn).to(like))
         observations, reward, terminated, truncated, infos = env.step(to_env(actions.cpu().numpy()))
         ended = terminated | truncated
         last = live & (ended | (t == learner.config.env.horizon))

@@ -23,6 +23,8 @@ from .state import put_params
 from .stored import stored
 
 RESAMPLES = 10_000
+# What tells the tasks of one seed apart; families write those that they have.
+TASK_VARIANTS = ("task", "physics", "ways", "shots")
 
 
 class Loaded(NamedTuple):
@@ -121,16 +123,22 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``mean`` and ``low``, ``high`` (percentiles 2.5 and 97.5 of `RESAMPLES` resamples over
-        tasks) after each number of steps.
+        tasks) after each number of steps that both have.
 
     Raises:
-        InputError: the evaluations are not of the same tasks and steps.
+        InputError: the evaluations are not of the same tasks.
     """
     for name in ("experiment", "metric", "task_seed", "tasks"):
         if one[name] != other[name]:
             raise InputError(
                 f"--compare {other['run']}: {name} is {other[name]}, that of {one['run']} is "
                 f"{one[name]}"
+            )
+    # One seed draws other tasks where runs have other ranges, physics, ways or shots.
+    for name in TASK_VARIANTS:
+        if one["variants"].get(name) != other["variants"].get(name):
+            raise InputError(
+                f"--compare {other['run']}: its tasks are not those of {one['run']}: {name} differs"
             )
     steps = min(one["steps"], other["steps"])
     ours, theirs = (np.asarray(e["per_task"][: steps + 1], dtype=float) for e in (one, other))

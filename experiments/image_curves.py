@@ -76,7 +76,7 @@ class AdaptedNet:
     def predictions(self, params: metarl.Params, tasks: Tasks, steps: int) -> Tensor:
         """Classes predicted for the query after a number of steps, (task, image)."""
         theta = self.path(params, tasks, steps)[-1]
-        query = query_at(tasks, steps, self.config.batch_norm)
+        query = query_at(tasks, steps, self.config.moments)
         rows = [
             self.apply(
                 {name: p[i] for name, p in theta.items()},

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from metarl.distributed import ALONE, Ranks
-from metarl.errors import NoDataError
+from metarl.errors import InputError, NoDataError
 from metarl.images import (
     DenseNet,
     Episode,
@@ -23,8 +23,8 @@ from metarl.images import (
     omniglot_split,
     sample_episodes,
 )
+from metarl.images.mini_imagenet import HOW_TO_OBTAIN
 from metarl.images.mini_imagenet import SIZE as MINI_SIZE
-from metarl.images.omniglot import omniglot_sources
 from metarl.nets import scale_layer
 
 from .configs.images import Config
@@ -44,7 +44,7 @@ class Tasks(NamedTuple):
 
 def build_net(config: Config, generator: torch.Generator) -> torch.nn.Module:
     """The network of a configuration, weights drawn from ``generator``."""
-    steps = config.steps if config.norm_per_step else None
+    steps = config.steps if config.batch_norm == "per_step" else None
     mini = config.dataset == "mini-imagenet"
     net: DenseNet | PooledConvNet | StridedConvNet
     if config.net == "dense":
@@ -68,21 +68,32 @@ class Source:
         self.config = config
         self.machine = machine
         self.ranks = ranks
+        self.read = functools.cache(self._read)
         self.classes = functools.cache(self._classes)
 
     def check(self) -> None:
-        """Look whether the data set is there.
+        """Read what training needs, on this rank, and see that its tasks can be drawn from it.
 
         Raises:
-            NoDataError: it is not.
+            NoDataError: the data set is not there.
+            InputError: it is damaged, or has too few classes or images for the tasks.
         """
-        if self.config.dataset == "omniglot":
-            omniglot_sources(self.config.data)
-        else:
-            self._mini_root()
+        config = self.config
+        needed = config.shots + config.queries
+        for split in ("train", "validation"):
+            classes, images = self.read(split).images.shape[:2]
+            if config.ways > classes:
+                raise InputError(
+                    f"--ways {config.ways}: {config.dataset} has {classes} {split} classes"
+                )
+            if needed > images:
+                raise InputError(
+                    f"--shots {config.shots} and as many or --query images beside them are "
+                    f"{needed} of a class, and {config.dataset} has {images}"
+                )
 
     def _classes(self, split: Split) -> ImageClasses:
-        classes = self.ranks.together(lambda: self._read(split))
+        classes = self.ranks.together(lambda: self.read(split))
         if self.ranks.size > 1:
             digest = hashlib.sha256(np.ascontiguousarray(classes.images).data).hexdigest()
             self.ranks.require_same(f"{split} images", f"SHA-256 {digest}")
@@ -96,7 +107,7 @@ class Source:
     def _mini_root(self) -> Path:
         root = self.config.data or os.environ.get("METARL_DATA")
         if not root:
-            raise NoDataError("no data root: give --data DIR or set METARL_DATA")
+            raise NoDataError(f"no data root: give --data DIR or set METARL_DATA. {HOW_TO_OBTAIN}")
         return Path(root)
 
     def tasks(

@@ -86,7 +86,7 @@ class ImagesLearner:
         return params
 
     def init(self, seed: int) -> State:
-        """Theta, and Adam; looks whether the data set is there."""
+        """Theta, and Adam; reads the data set, and refuses tasks that it is too small for."""
         self.source.check()
         return adam_state(self.params(seed), self.config.lr, seed, self.machine)
 
@@ -114,7 +114,7 @@ class ImagesLearner:
             self.loss,
             params,
             repeat_support(tasks.support, config.steps),
-            [query_at(tasks, k, config.batch_norm) for k in steps],
+            [query_at(tasks, k, config.moments) for k in steps],
             replace(self.inner, first_order=first_order),
             step_weights=weights,
             mapping=mapping or self.mapping,
@@ -122,9 +122,11 @@ class ImagesLearner:
         )
 
     def needs(self, state: State) -> Needs:
-        """Memory of an iteration: of the meta-gradient, once the images are read."""
+        """Memory of an iteration with second derivatives, if there will be any."""
+        from_, iterations = self.config.first_order_until, self.config.iterations
+        iteration = from_ if from_ < iterations else 0
         return gradient_needs(
-            lambda theta, part: self.meta_gradient(theta, part, 0, mapping="vmap"),
+            lambda theta, part: self.meta_gradient(theta, part, iteration, mapping="vmap"),
             state.params,
             self.train_tasks(state.extra["seed"], 0),
             self.machine,
@@ -136,19 +138,19 @@ class ImagesLearner:
         tasks = self.train_tasks(state.extra["seed"], iteration)
         metrics: dict[str, float] = {}
         if (iteration + 1) % config.log_every == 0:
-            before = self.adapted.curves(state.params, tasks, 1, config.batch_norm).accuracy[0]
+            before = self.adapted.curves(state.params, tasks, 1, config.moments).accuracy[0]
             metrics["accuracy_before"] = float(self.ranks.gather(before).mean())
         result, slope = self.meta_gradient(state.params, tasks, iteration, self.ranks)
         non_finite = functools.partial(self._raise_non_finite, state, tasks, iteration)
         with self.ranks.own_tasks(self.rows):
             found = descend(
-                state, result.loss, slope, config, iteration, non_finite, clip=config.clip
+                state, result.loss, slope, config, iteration, non_finite, clip=config.bound
             )
         return {**metrics, "accuracy_after": float(result.accuracy), **found}
 
     def _raise_non_finite(self, state: State, tasks: Tasks, iteration: int) -> NoReturn:
         params, steps = state.params, self.config.steps
-        losses = self.adapted.curves(params, tasks, steps, self.config.batch_norm).loss[-1]
+        losses = self.adapted.curves(params, tasks, steps, self.config.moments).loss[-1]
 
         def gradient(task: int) -> tuple[Tensor, ...]:
             one = slice(task, task + 1)
@@ -173,7 +175,7 @@ class ImagesLearner:
         """Accuracy before and after the trained number of steps, on fixed tasks."""
         config = self.config
         curves = self.adapted.curves(
-            state.params, self.validation_tasks(), config.steps, config.batch_norm
+            state.params, self.validation_tasks(), config.steps, config.moments
         )
         loss, accuracy = (self.ranks.gather(curve.double().T).T for curve in curves)
         return {
@@ -183,7 +185,10 @@ class ImagesLearner:
         }
 
     def evaluate(self, params: metarl.Params, options: EvaluateOptions) -> Evaluation:
-        """Accuracy curves in the run's own mode; the other mode and 15 queries as variants."""
+        """Accuracy curves as in the paper: transductive, as many query images as shots.
+
+        Both modes, and one and fifteen query images (as many as a class has), are variants.
+        """
         config = self.config
         steps = config.test_steps if options.steps is None else options.steps
         source = self.source
@@ -191,11 +196,12 @@ class ImagesLearner:
             source = Source(replace(config, data=options.data), self.machine)
         variants: dict[str, Any] = {"ways": config.ways, "shots": config.shots}
         found: dict[tuple[str, int], np.ndarray] = {}
-        for queries in dict.fromkeys((config.shots, MANY_QUERIES)):
+        most = source.classes("test").images.shape[1] - config.shots
+        for queries in dict.fromkeys((min(config.shots, most), 1, min(MANY_QUERIES, most))):
             rng = metarl.stream(options.task_seed, "test-tasks", queries)
             tasks = source.tasks("test", rng, options.tasks, queries)
             for mode in ("transductive", "support"):
                 curve = self.adapted.curves(params, tasks, steps, mode).accuracy.double().numpy()
                 found[mode, queries] = curve
                 variants[f"{mode}, {queries} queries"] = mean_and_ci95(curve)
-        return Evaluation("accuracy", found[config.batch_norm, config.shots], variants)
+        return Evaluation("accuracy", found["transductive", min(config.shots, most)], variants)

@@ -3,16 +3,24 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from metarl.errors import InputError
+
 from .__main__ import guarded
-from .options import find_experiment, value_of
+from .options import find_experiment, positionals, value_of
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train ``argv[0]`` with the further options, then evaluate and report."""
+    """Train ``argv[0]`` with the further options, then evaluate and report.
+
+    Raises:
+        InputError: there is no such experiment, or not one is named.
+    """
     from .commands import evaluate, report, train
 
-    experiment = find_experiment(argv[0])
-    options = list(argv[1:])
+    names, options = positionals(argv, "EXPERIMENT")
+    if len(names) != 1:
+        raise InputError(f"EXPERIMENT: one is trained at a time, got {' '.join(names)}")
+    experiment = find_experiment(names[0])
     if experiment.job_minutes is not None and value_of(options, "--minutes") is None:
         options += ["--minutes", str(experiment.job_minutes)]
     status, out = train.train_experiment(experiment, options)

@@ -8,6 +8,7 @@ import torch
 
 import metarl
 from metarl.distributed import ALONE, Ranks
+from metarl.errors import InputError
 from metarl.rl.clock import Clock
 from metarl.rl.collect import Collected, collect_meta_batch
 from metarl.rl.maml import meta_step
@@ -112,7 +113,18 @@ class PolicyLearner:
         return params
 
     def init(self, seed: int) -> State:
-        """Theta, and Adam where it is the meta-optimiser."""
+        """Theta, and Adam where it is the meta-optimiser.
+
+        Raises:
+            InputError: the environment has no tasks.
+        """
+        sampler = self.sampler(*self.sizes)
+        try:  # now, when there is no run directory yet
+            sampler.sample_tasks(1, metarl.stream(seed, "first-task"))
+        except InputError:
+            for env in sampler.envs:
+                env.close()  # workers that only the garbage collector ends leave a traceback
+            raise
         params = self.params(seed)
         if self.config.update == "trpo":
             return State(params, None, {"seed": seed})

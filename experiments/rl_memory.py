@@ -8,7 +8,7 @@ from torch import Tensor
 import metarl
 from metarl.footprint import shapes
 from metarl.mapping import resolve_mapping
-from metarl.rl.batches import Batch, MetaBatch
+from metarl.rl.batches import Batch, MetaBatch, kept_steps
 from metarl.rl.distributions import Gaussian
 from metarl.rl.objectives import Apply, PolicyObjectives
 
@@ -67,7 +67,7 @@ def policy_needs(
 
     working = mapped(gradient, data, definite, threads=threads)
     if config.update == "trpo":
-        few = batches(max(round(config.fisher_fraction * config.env.horizon), 1))
+        few = batches(kept_steps(config.env.horizon, config.fisher_fraction))
         on_threads = definite._replace(kind="threads") if definite.chunk == 1 else definite
         working = max(
             working, size(few) + mapped(product, few, on_threads, threads=threads, holds=True)

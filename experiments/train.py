@@ -144,7 +144,9 @@ def _iterate(
             state, loop.iteration, late=now >= deadline, due=now >= next_save
         )
         over = loop.iteration >= plan.iterations or late or signum is not None
-        validates = loop.iteration % plan.validate_every == 0 or (over and signum is None)
+        # Whatever the signal: nobody resumes a run whose iterations are done.
+        done = loop.iteration >= plan.iterations
+        validates = loop.iteration % plan.validate_every == 0 or done or (late and signum is None)
         if validates or loop.iteration % plan.log_every == 0:
             record = _means(loop.window)
             record["seconds.iteration"] = (now - recorded) / len(loop.window)

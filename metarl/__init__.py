@@ -11,6 +11,7 @@ from .errors import (
     NonFiniteError,
     RankError,
     SaveError,
+    WorkerError,
 )
 from .inner import InnerLoop, Loss, adapt, extended_rates
 from .mapping import resolve_mapping
@@ -34,6 +35,7 @@ __all__ = [
     "RankError",
     "SaveError",
     "StepInfo",
+    "WorkerError",
     "adapt",
     "adapt_path",
     "adapt_tasks",

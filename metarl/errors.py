@@ -68,3 +68,9 @@ class RankError(MetarlError):
     """A rank of a distributed run failed or fell silent."""
 
     exit_code = 6
+
+
+class WorkerError(MetarlError):
+    """A worker process of an environment fell silent."""
+
+    exit_code = 6

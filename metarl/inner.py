@@ -131,7 +131,16 @@ def extended_rates(
 
     Returns:
         theta without learned step sizes, and the inner loop that carries them, one a step.
+
+    Raises:
+        InputError: ``steps`` is negative, or there is no factor for those beyond the trained ones.
     """
+    if steps < 0:
+        raise InputError(f"steps is {steps}: it must be at least 0")
+    if steps > trained_steps and not factors:
+        raise InputError(
+            f"factors is empty: {steps} steps are more than the {trained_steps} trained; give one"
+        )
     params, learned = split_rates(theta)
     if steps == 0:
         return params, inner

@@ -187,20 +187,26 @@ def _gauss_newton(
     if mapping == Mapping("chunk", 1, False):
         # A product only replays recorded operations, which leaves the interpreter to others.
         mapping = mapping._replace(kind="threads")
-    linearised: list[tuple[Any, list[Product]]] = []
+    # The tensors themselves, not their ids: a tensor that is no more gives its id to the next.
+    here: list[tuple[Tensor, int]] = []
+    linearised: list[Product] = []
 
     def product(theta: Params, v: Params) -> Params:
-        key = [(id(p), p._version) for p in theta.values()]
-        if not linearised or linearised[0][0] != key:
+        known = len(here) == len(theta) and all(
+            p is q and p._version == version
+            for p, (q, version) in zip(theta.values(), here, strict=True)
+        )
+        if not known:
             run = _linearised(fisher)
             with torch.no_grad():
                 chunks = run_chunks(run, theta, data, mapping, compiler=compile_products)
-            linearised[:] = [(key, chunks)]
+            linearised[:] = chunks
+            here[:] = [(p, p._version) for p in theta.values()]
         v = {name: v[name] for name in theta}
         with torch.no_grad():
             fv: Params = map_items(
                 lambda chunk: chunk(v),
-                linearised[0][1],
+                linearised,
                 mapping,
                 gather=lambda sums: mean_of_chunks(sums, data, reduce),
             )

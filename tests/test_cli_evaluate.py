@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from commands import refuse, succeed, train_small
 
+from metarl.errors import InputError
 from metarl.runs import read_config
 from metarl_experiments.__main__ import main
 from metarl_experiments.evaluate import FIELDS, compare
@@ -119,7 +120,7 @@ def test_compare_is_paired_and_covers() -> None:
     effect = rng.normal(0.5, 1, 200)
 
     def evaluation(values: np.ndarray) -> dict[str, Any]:
-        head = dict.fromkeys(FIELDS, "x") | {"steps": 0, "tasks": 200}
+        head = dict.fromkeys(FIELDS, "x") | {"steps": 0, "tasks": 200, "variants": {}}
         return head | {"per_task": [values.tolist()]}
 
     found = compare(evaluation(tasks + effect), evaluation(tasks))
@@ -131,8 +132,20 @@ def test_compare_is_paired_and_covers() -> None:
     assert shuffled["high"][0] - shuffled["low"][0] > 5 * (found["high"][0] - found["low"][0])
 
 
+def test_tasks_of_other_ranges_are_not_compared() -> None:
+    head = dict.fromkeys(FIELDS, "x") | {"steps": 0, "tasks": 2, "per_task": [[1.0, 2.0]]}
+    slow = head | {"variants": {"physics": "paper", "task": {"velocity": [0.5, 1.0]}}}
+    fast = head | {"variants": {"physics": "paper", "task": {"velocity": [1.5, 2.0]}}}
+    other = head | {"variants": {"physics": "gym", "task": {"velocity": [0.5, 1.0]}}}
+    assert compare(slow, slow)["mean"] == [0]
+    with pytest.raises(InputError, match="task differs"):
+        compare(slow, fast)
+    with pytest.raises(InputError, match="physics differs"):
+        compare(slow, other)
+
+
 def test_missing_numbers_are_null() -> None:
-    head = dict.fromkeys(FIELDS, "x") | {"steps": 1, "tasks": 2}
+    head = dict.fromkeys(FIELDS, "x") | {"steps": 1, "tasks": 2, "variants": {}}
     whole = head | {"per_task": [[1.0, 2.0], [1.0, 2.0]]}
     holed = head | {"per_task": [[1.0, 2.0], [1.0, None]]}
     found = compare(whole, holed)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,14 @@ def test_resumed_run_keeps_its_config(
     run = train_small(tmp_path / "run")
     line = refuse(capfd, 2, "train", "sinusoid", f"--out={run}", "--resume", option)
     assert option.partition("=")[0] in line
+
+
+def test_a_run_needs_what_it_began_with_only_once(tmp_path: Path) -> None:
+    first = train_small(tmp_path / "first")
+    start = max((first / "checkpoints").glob("[0-9]*"))
+    run = train_small(tmp_path / "run", f"--from={start}")
+    shutil.rmtree(first)
+    succeed("train", "sinusoid", f"--out={run}", "--resume", "--iterations=30")
 
 
 def test_same_options_again_resume(tmp_path: Path) -> None:

@@ -21,12 +21,13 @@ COMMON += ["--log-every=1", "--validate-every=2", "--validation-tasks=2"]
 IMAGES = ["omniglot", *COMMON, "--ways=2"]
 POLICY = [*COMMON, "--episodes=3", "--hidden=8", "--env.horizon=12"]
 # Three steps with rates of each, the loss after every one of them.
+PER_STEP = ["--batch-norm=per_step", "--multi-step-until=9"]
 STEPS = ["--inner-steps=3", "--learned-lr=element", "--lr-per-step"]
 LEARNERS = {
     "sinusoid": ["sinusoid", *COMMON],
     "sinusoid-steps": ["sinusoid", *COMMON, *STEPS, "--recompute"],
     "images": [*IMAGES, "--net=dense"],
-    "images-steps": [*IMAGES, *STEPS, "--net=pooled", "--norm-per-step", "--multi-step-until=9"],
+    "images-steps": [*IMAGES, *STEPS, "--net=pooled", *PER_STEP],
     "images-support": [*IMAGES, "--batch-norm=support", "--clip=1"],
     "navigation": ["navigation", *POLICY, "--update=promp"],
     "navigation-steps": ["navigation", *POLICY, *STEPS, "--best-reward=0"],

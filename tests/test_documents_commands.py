@@ -67,7 +67,6 @@ def test_commands_of_a_page_run(
         name, _, rest = code.partition("\n")
         if name.endswith(".py"):
             (tmp_path / name.removeprefix("# ")).write_text(rest)
-    monkeypatch.setattr("metarl_experiments.image_tasks.omniglot_sources", lambda _: [])
     monkeypatch.setattr("metarl_experiments.image_tasks.load_omniglot", lambda _: glyphs(1623))
     for argv in commands(page):
         if argv[:2] == ["train", "mini-imagenet"]:

@@ -54,7 +54,7 @@ def test_table_of_hessians() -> None:
 
 def first_order(lr: float) -> meta.PolicyObjectives:
     inner = InnerLoop(lr, first_order=True)
-    return policy_objectives(meta.softmax_policy, inner, reduction="sum")
+    return policy_objectives(meta.softmax_policy, inner)
 
 
 def infinite_batch(seed: int) -> dict[str, float]:
@@ -70,8 +70,9 @@ def infinite_batch(seed: int) -> dict[str, float]:
         for at in (x, adapted(x))
     ]
     data = MetaBatch((batches[0],), batches[1], torch.zeros(1, dtype=meta.F64))
-    losses = {kind: meta.build(kind) for kind in KINDS}
-    losses["loglik, first order"] = first_order(meta.ALPHA)
+    lr = meta.ALPHA * paths.to_go().numel()
+    losses = {kind: meta.build(kind, lr=lr) for kind in KINDS}
+    losses["loglik, first order"] = first_order(lr)
     return {name: rel(meta.surrogate_gradient(o, x, data), truth) for name, o in losses.items()}
 
 
@@ -79,7 +80,7 @@ def finite_batch(episodes: int, seed: int) -> dict[str, float]:
     """Relative errors against the gradient of E J(x + alpha g(D))."""
     paths, x = meta.problem(seed)
     truth = meta.finite_batch_gradient(paths, x, episodes)
-    data, lr = meta.finite_batches(paths, x, episodes), meta.ALPHA / episodes
+    data, lr = meta.finite_batches(paths, x, episodes), meta.ALPHA * meta.H
     losses = {kind: meta.build(kind, lr=lr) for kind in KINDS}
     losses["loglik, first order"] = first_order(lr)
     losses["loglik with emaml"] = meta.build(lr=lr, sampling_correction="emaml")

@@ -36,7 +36,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     top = tmp_path_factory.mktemp("runs")
     found: dict[str, set[str]] = {"metrics": set(), "evaluation": set(), "variants": set()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarl_experiments.image_tasks.omniglot_sources", lambda _: [])
         patch.setattr("metarl_experiments.image_tasks.load_omniglot", lambda _: glyphs(1623))
         for number, (experiment, options) in enumerate(RUNS):
             run = top / str(number)

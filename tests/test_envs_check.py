@@ -132,6 +132,18 @@ class Nested(Walk):
         return super().step(int(action.sum() > 0))
 
 
+class Generatorless(Walk):
+    """``sample_tasks`` takes no generator, and that is not all."""
+
+    action_space = Box(0, 5, (1,), np.int32)
+
+    def sample_tasks(self, n: int) -> Any:  # type: ignore[override]
+        return [{"direction": 1.0}] * n
+
+    def step(self, action: Any) -> Any:
+        return super().step(int(action[0] > 2))
+
+
 def test_a_sound_environment_passes() -> None:
     assert check_task_env(Walk()) == []
 
@@ -152,6 +164,8 @@ def test_a_sound_environment_passes() -> None:
         (Leaking, "depends on the task"),
         (NotFinite, "not finite"),
         (Nested, "action_space"),
+        (Generatorless, "of floats"),
+        (Generatorless, "sampling: TypeError"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -1,11 +1,14 @@
 """The examples of docs/examples, each run as its reader would, only shorter."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import succeed
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
@@ -37,6 +40,18 @@ def test_training_loop(tmp_path: Path) -> None:
         assert file["log_std"].shape == (2,)
 
 
+def test_meta_policy_of_the_training_loop(tmp_path: Path, monkeypatch: Any) -> None:
+    """It is the trained one, and adapts as it was trained to."""
+    argv = ["--iterations=1", "--meta-batch=3", "--episodes=4", "--horizon=10", "--discount=0.5"]
+    monkeypatch.setattr(sys, "argv", ["training_loop.py", *argv, f"--out={tmp_path / 'theta.npz'}"])
+    made = runpy.run_path(str(EXAMPLES / "training_loop.py"))
+    metapolicy = made["metapolicy"]
+    assert metapolicy.weighting.discount == 0.5
+    acts = metapolicy.module.state_dict()
+    assert acts.keys() == made["theta"].keys()
+    assert all(torch.equal(acts[name], p) for name, p in made["theta"].items())
+
+
 def test_own_model() -> None:
     lines = run("own_model.py", "--iterations=60")
     curve = [float(x) for x in lines[-1].split(":")[1].split()]
@@ -57,11 +72,12 @@ def test_own_environment(
     assert "passes" in capfd.readouterr().out
 
 
-def test_fine_tuning_in_stable_baselines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_fine_tuning_in_stable_baselines(tmp_path: Path, activation: str) -> None:
     pytest.importorskip("stable_baselines3")
     tiny = ("--iterations=1", "--meta-batch=2", "--episodes=3", "--hidden", "8", "6")
     tiny += ("--compile=off", "--validation-tasks=2", f"--out={tmp_path / 'run'}")
-    succeed("train", "navigation", *tiny)
+    succeed("train", "navigation", f"--activation={activation}", *tiny)
     lines = run("fine_tune_sb3.py", str(tmp_path / "run"), "--steps=2000", "--episodes=3")
     assert [line.split(":")[0].split()[0] for line in lines] == [
         "task",

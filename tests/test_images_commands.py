@@ -1,24 +1,34 @@
 """The commands on an image run: what is recorded, and what works where the data set is not."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import SMALL, refuse, succeed
-from images_data import glyphs
+from images_data import glyphs, write_archives
+from workloads import glyphs_for_images
 
-TINY = [*SMALL, "--iterations=100", "--net=dense", "--patience=20"]
+from metarl.images import ImageClasses, load_omniglot
+
+TINY = [*SMALL[:1], *SMALL[2:], "--iterations=100", "--net=dense", "--patience=20"]
+
+
+@contextlib.contextmanager
+def glyphs_at_hand() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        glyphs_for_images(patch)
+        yield
 
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Path:
     """A run on glyphs with a step size of zero: the first validation is the best."""
     run = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarl_experiments.image_tasks.omniglot_sources", lambda _: [])
-        patch.setattr("metarl_experiments.image_tasks.load_omniglot", lambda _: glyphs(1623))
-        argv = [a for a in TINY if a != "--iterations=20"]
-        succeed("train", "omniglot", f"--out={run}", "--lr=0", *argv)
+    with glyphs_at_hand():
+        succeed("train", "omniglot", f"--out={run}", "--lr=0", *TINY)
         succeed("evaluate", str(run), "--tasks=8", f"--out={run / 'evaluation.json'}")
     return run
 
@@ -29,9 +39,11 @@ def test_early_stopping_is_recorded_and_told(stopped: Path) -> None:
     evaluation = json.loads((stopped / "evaluation.json").read_text())
     assert evaluation["iteration"] == 10
     assert evaluation["variants"]["trained_iterations"] == 30
-    succeed("report", str(stopped))
+    with glyphs_at_hand():
+        succeed("report", str(stopped))
     page = (stopped / "report" / "index.html").read_text()
     assert "30 of 100 iterations; it ends where validation has not improved for 20" in page
+    assert (stopped / "report" / "episodes.png").stat().st_size > 10_000
 
 
 def test_only_new_episodes_need_the_data_set(
@@ -52,3 +64,52 @@ def test_only_new_episodes_need_the_data_set(
     assert "metarl download omniglot" in line
     assert not Path(f"{stopped}-2").exists()
     assert sorted(stopped.rglob("*")) == before
+
+
+def test_damaged_archive_ends_before_anything_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    parts = {"images_background": 3, "images_evaluation": 2}
+
+    def load(root: str) -> ImageClasses:
+        load_omniglot(root, parts=parts, cache=tmp_path / "cache")
+        return glyphs(1623)
+
+    monkeypatch.setattr("metarl_experiments.image_tasks.load_omniglot", load)
+    archive = write_archives(tmp_path / "data", parts)[1]
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    argv = ["train", "omniglot", f"--out={tmp_path / 'run'}", f"--data={tmp_path / 'data'}", *TINY]
+    assert "images_evaluation.zip" in refuse(capfd, 2, *argv)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    archive.write_bytes(whole)
+    succeed(*argv)
+    # The data may move.
+    (tmp_path / "data").rename(tmp_path / "moved")
+    more = ["--resume", "--iterations=101"]
+    assert "metarl download" in refuse(capfd, 2, *argv[:3], *more)
+    succeed(*argv[:3], *more, f"--data={tmp_path / 'moved'}")
+
+
+def test_mini_imagenet_trains_and_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("METARL_DATA", raising=False)
+    run = str(tmp_path / "run")
+    argv = ["train", "mini-imagenet", f"--out={run}", *SMALL]
+    assert "image-net.org" in refuse(capfd, 2, *argv)
+
+    def load(root: Path, split: str) -> ImageClasses:
+        classes = {"train": 64, "validation": 16, "test": 20}[split]
+        rng = np.random.default_rng(classes)
+        images = rng.integers(0, 256, (classes, 17, 3, 84, 84), dtype=np.uint8)
+        return ImageClasses(images, tuple(map(str, range(classes))))
+
+    monkeypatch.setattr("metarl_experiments.image_tasks.load_mini_imagenet", load)
+    monkeypatch.setenv("METARL_DATA", "there")
+    assert "mini-imagenet has 16 validation" in refuse(capfd, 2, *argv, "--ways=17")
+    assert list(tmp_path.iterdir()) == []
+    succeed(*argv, "--ways=2", "--inner-steps=1")
+    succeed("evaluate", run, "--tasks=2", "--steps=1", f"--out={run}/evaluation.json")
+    succeed("report", run)
+    assert (tmp_path / "run" / "report" / "episodes.png").exists()

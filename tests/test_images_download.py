@@ -161,6 +161,41 @@ def test_two_at_once(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:100]
 
 
+def test_two_at_once_before_the_first_byte(server: Server, tmp_path: Path) -> None:
+    part = tmp_path / "a.zip.part"
+    with part.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another download"):
+            fetch(server, tmp_path / "a.zip")
+        other.write(CONTENT[:100])
+    assert part.read_bytes() == CONTENT[:100]
+    assert fetch(server, tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_other_download_ends_just_before_the_lock(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, part = tmp_path / "a.zip", tmp_path / "a.zip.part"
+
+    def lock(file: object, flags: int) -> None:
+        if not path.exists():
+            part.write_bytes(CONTENT)
+            part.rename(path)
+
+    server.ranges = False
+    monkeypatch.setattr("metarl.images.download.fcntl.flock", lock)
+    assert fetch(server, path).read_bytes() == CONTENT
+    assert server.asked == []
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folder_in_the_place_of_the_file(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").mkdir()
+    with pytest.raises(InputError, match=r"a\.zip cannot be read.*move it away"):
+        fetch(server, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").is_dir()
+
+
 def test_no_server_and_bad_answers(server: Server, tmp_path: Path) -> None:
     server.status = 404
     with pytest.raises(InputError, match="answered 404"):

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -10,14 +10,18 @@ import torch
 from images_data import glyphs
 
 from metarl import from_module, split_rates, stream, torch_stream
+from metarl.compiling import compiler_present
 from metarl.errors import InputError, NonFiniteError
 from metarl.images import ImageClasses, sample_episodes
 from metarl_experiments.bench.omniglot import as_kernel, gradient, loop_gradient
+from metarl_experiments.commands.train import _fresh
 from metarl_experiments.configs.images import Config, EvaluateOptions
 from metarl_experiments.image_tasks import Tasks, build_net
 from metarl_experiments.images import ImagesLearner, build, step_weights
 from metarl_experiments.machine import Machine, resolve
+from metarl_experiments.options import find_experiment
 
+Mode = Literal["transductive", "support", "per_step"]
 SMALL = Config(net="dense", meta_batch=3, validation_tasks=4, log_every=2, inner_lr=0.5)
 MACHINE = resolve(Machine(device="cpu", compile="off"), threads=1)
 OPTIONS = EvaluateOptions(tasks=5)
@@ -29,7 +33,6 @@ def learner(monkeypatch: pytest.MonkeyPatch) -> ImagesLearner:
 
 
 def learner_of(config: Config, monkeypatch: pytest.MonkeyPatch) -> ImagesLearner:
-    monkeypatch.setattr("metarl_experiments.image_tasks.omniglot_sources", lambda _: [])
 
     def load(root: str | None) -> ImageClasses:
         assert root != "gone"
@@ -90,8 +93,8 @@ def test_splits_do_not_meet(learner: ImagesLearner) -> None:
     assert len(set.union(*names)) == 1623
 
 
-@pytest.mark.parametrize("mode", ["transductive", "support"])
-def test_evaluation(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", ["transductive", "support", "per_step"])
+def test_evaluation(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = learner_of(replace(SMALL, batch_norm=mode), monkeypatch)
     state = learner.init(0)
     found = learner.evaluate(state.params, OPTIONS)
@@ -101,7 +104,9 @@ def test_evaluation(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.per_task.max() <= 1
     names = {f"{m}, {q} queries" for m in ("transductive", "support") for q in (1, 15)}
     assert set(found.variants) == {"ways", "shots", *names}
-    assert found.variants[f"{mode}, 1 queries"]["mean"] == found.per_task.mean(1).tolist()
+    # The paper's protocol, however the run was trained.
+    assert found.variants["transductive, 1 queries"]["mean"] == found.per_task.mean(1).tolist()
+    assert found.variants["support, 1 queries"]["mean"] != found.per_task.mean(1).tolist()
     # The data may lie elsewhere than in training.
     moved = learner_of(replace(SMALL, batch_norm=mode, data="gone"), monkeypatch)
     again = moved.evaluate(state.params, replace(OPTIONS, data="here"))
@@ -111,10 +116,65 @@ def test_evaluation(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(longer[:4], found.per_task)
 
 
+def test_evaluation_asks_for_no_more_images_than_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for shots, queries in ((5, {5, 1, 15}), (8, {8, 1, 12}), (15, {5, 1})):
+        learner = learner_of(replace(SMALL, shots=shots, query=1), monkeypatch)
+        found = learner.evaluate(learner.init(0).params, replace(OPTIONS, tasks=2))
+        names = {f"{m}, {q} queries" for m in ("transductive", "support") for q in queries}
+        assert set(found.variants) == {"ways", "shots", *names}
+
+
+@pytest.mark.parametrize("mode", ["transductive", "support"])
+def test_the_query_is_normalised_as_configured(
+    mode: Literal["transductive", "support"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = learner_of(replace(SMALL, batch_norm=mode), monkeypatch)
+    params, tasks = learner.init(0).params, learner.train_tasks(0, 0)
+    found = float(learner.meta_gradient(params, tasks, 0)[0].loss)
+    losses = {
+        m: float(learner.adapted.curves(params, tasks, 1, m).loss[-1].mean())
+        for m in ("transductive", "support")
+    }
+    assert found == pytest.approx(losses.pop(mode), rel=1e-5)
+    assert found != pytest.approx(losses.popitem()[1], rel=1e-3)
+
+
+def test_presets_hold_the_papers_step_sizes_and_bounds() -> None:
+    """The authors' inner loss is a sum: 0.4 (5-way), 0.1 (20-way) and 0.01 (mini) times N."""
+
+    def of(experiment: str, *argv: str) -> Config:
+        found: Config = _fresh(find_experiment(experiment), argv).config
+        return found
+
+    paper = ("--preset=paper",)
+    assert of("omniglot", *paper).inner_lr == pytest.approx(5 * 0.4)
+    assert of("omniglot", *paper, "--ways=20").inner_lr == pytest.approx(20 * 0.1)
+    assert of("mini-imagenet").inner_lr == pytest.approx(5 * 0.01)
+    assert of("omniglot", *paper).bound is None
+    assert of("mini-imagenet").bound == 0.13
+    assert of("mini-imagenet", "--shots=5").bound == 0.67
+    assert of("mini-imagenet", "--shots=5", "--clip=2").bound == 2
+    assert of("mini-imagenet", "--shots=5").tasks == 2
+
+
+def test_memory_is_that_with_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def needs(**changes: Any) -> int:
+        config = replace(SMALL, net="strided", inner_steps=4, multi_step_until=10_000, **changes)
+        learner = learner_of(config, monkeypatch)
+        return learner.needs(learner.init(0)).working
+
+    first, exact = needs(first_order=True), needs()
+    assert exact > 1.3 * first
+    assert needs(first_order_until=1000) == pytest.approx(exact, rel=0.05)
+    assert needs(first_order_until=SMALL.iterations) == pytest.approx(first, rel=0.05)
+
+
 @pytest.mark.parametrize("per", ["tensor", "element"])
 def test_learned_rates_and_per_step_norms(per: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(
-        SMALL, learned_lr=per, lr_per_step=True, norm_per_step=True, inner_steps=2, clip=1.0
+        SMALL, learned_lr=per, lr_per_step=True, batch_norm="per_step", inner_steps=2, clip=1.0
     )
     learner = learner_of(config, monkeypatch)
     state = learner.init(0)
@@ -181,6 +241,35 @@ def test_bad_choices_are_input_errors(tmp_path: Path, monkeypatch: pytest.Monkey
     assert build(SMALL, MACHINE).params(0)
     with pytest.raises(InputError, match="metarl download omniglot"):
         build(replace(SMALL, data=str(tmp_path)), MACHINE).init(0)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (replace(SMALL, ways=101), "--ways 101: omniglot has 100 validation classes"),
+        (replace(SMALL, ways=1101), "--ways 1101: omniglot has 1100 train classes"),
+        (replace(SMALL, shots=11), "--shots 11 .* are 22 of a class, and omniglot has 20"),
+        (replace(SMALL, query=20), "are 21 of a class"),
+    ],
+)
+def test_tasks_that_the_data_set_is_too_small_for(
+    config: Config, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=message):
+        learner_of(config, monkeypatch).init(0)
+
+
+@pytest.mark.skipif(not compiler_present(), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
+def test_compiled_convolutions_equal_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(SMALL, net="strided", learned_lr="tensor", ways=3)
+    learner = learner_of(config, monkeypatch)
+    params, tasks = learner.init(0).params, learner.train_tasks(0, 0)
+    truth, slope = learner.meta_gradient(params, tasks, 0, mapping="vmap")
+    found, compiled = learner.meta_gradient(params, tasks, 0, mapping="threads+compile")
+    assert float(found.loss) == pytest.approx(float(truth.loss), rel=1e-5)
+    for name, p in slope.items():
+        assert float((compiled[name] - p).norm()) < 1e-4 * float(p.norm()), name
 
 
 @pytest.mark.parametrize("mapping", ["chunk:2", "vmap"])

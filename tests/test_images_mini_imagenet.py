@@ -144,7 +144,10 @@ class Canary:
         return (Path.touch, (Path("canary"),))
 
 
-@pytest.mark.parametrize("kind", ["pickle", "objects", "shape", "dtype", "truncated", "missing"])
+@pytest.mark.parametrize(
+    "kind",
+    ["pickle", "objects", "shape", "dtype", "truncated", "missing", "column", "single", "large"],
+)
 def test_bad_arrays(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_arrays(tmp_path / "mini-imagenet")
@@ -158,6 +161,12 @@ def test_bad_arrays(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) 
         np.savez(path, images=images[:, :28], labels=numbers)
     elif kind == "dtype":
         np.savez(path, images=images / 255, labels=numbers)
+    elif kind == "column":
+        np.savez(path, images=images, labels=numbers[:, None])
+    elif kind == "single":
+        np.savez(path, images=images, labels=np.array(3))
+    elif kind == "large":
+        monkeypatch.setattr("metarl.images.mini_imagenet._MAX_ARRAYS", images.nbytes)
     elif kind == "truncated":
         path.write_bytes(path.read_bytes()[:5000])
     else:

@@ -1,5 +1,7 @@
 """What `make train` runs, on a budget of a second."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,3 +44,12 @@ def test_minutes_are_the_experiments_unless_given(
     assert job.run(["navigation", *given]) == 143
     own = ["--minutes", str(find_experiment("navigation").job_minutes)]
     assert seen == (given if any("minutes" in x for x in given) else [*given, *own])
+
+
+@pytest.mark.parametrize("argv", [[], ["--seed=1"], ["sinusoid", "navigation"]], ids=" ".join)
+def test_one_experiment_is_named(argv: list[str]) -> None:
+    command = [sys.executable, "-m", "metarl_experiments.job", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "EXPERIMENT: " in line

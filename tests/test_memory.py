@@ -92,7 +92,7 @@ def test_tensors_take_what_is_expected(monkeypatch: pytest.MonkeyPatch, name: st
 
 def test_what_decides_how_much() -> None:
     def working(machine: Machine = EAGER, **changes: Any) -> int:
-        learner = learner_of("navigation", machine=machine, env={"horizon": 50}, **changes)
+        learner = learner_of("navigation", machine=machine, env={"horizon": 100}, **changes)
         needs: Needs = learner.needs(learner.init(0))
         return needs.working
 
@@ -102,6 +102,16 @@ def test_what_decides_how_much() -> None:
     assert working(replace(EAGER, mapping="threads", threads=2)) > 1.2 * few
     many = working(inner_steps=6, update="adam")
     assert working(replace(EAGER, recompute=True), inner_steps=6, update="adam") < 0.5 * many
+
+
+def test_fisher_products_see_the_steps_that_the_update_keeps() -> None:
+    def working(horizon: int, fraction: float) -> int:
+        changes = {"env": {"horizon": horizon}, "fisher_fraction": fraction}
+        learner = learner_of("navigation", machine=EAGER, hidden=[4], **changes)
+        return int(learner.needs(learner.init(0)).working)
+
+    assert working(8, 0.1) == working(8, 1.0)  # ten steps at least
+    assert working(40, 0.1) == working(40, 0.25) < working(40, 1.0)
 
 
 LARGE: dict[str, dict[str, Any]] = {

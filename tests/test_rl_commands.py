@@ -9,8 +9,12 @@ import pytest
 from commands import refuse, succeed
 
 from metarl.runs import read_metrics
+from metarl_experiments.catalog import EXPERIMENTS
+from metarl_experiments.configs.bounds import check_ranges
 from metarl_experiments.configs.rl import Config, EnvConfig, EvaluateOptions
+from metarl_experiments.environments import make_sampler, paper_tasks
 from metarl_experiments.machine import Machine
+from metarl_experiments.options import preset_config
 from metarl_experiments.rl import PolicyLearner
 
 TINY = [
@@ -94,6 +98,44 @@ def test_user_mistakes_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture
         line = refuse(capfd, 2, "train", "maml", *TINY, f"--out={out}", *options)
         assert naming in line
         assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "naming"),
+    [
+        ({"validation_tasks": 100_000}, "--validation-tasks 100000 x --episodes 20"),
+        ({"meta_batch": 100_000}, "--meta-batch 100000 x --episodes 20"),
+        ({"evaluate": {"tasks": 100_000, "episodes": 100_000}}, "--tasks 100000 x --episodes"),
+        ({"evaluate": {"episodes": 100_000}}, "--tasks 40 x --episodes 100000"),
+    ],
+)
+def test_sizes_that_are_too_large_together(sizes: dict[str, Any], naming: str) -> None:
+    kind = EvaluateOptions if "evaluate" in sizes else Config
+    with pytest.raises(ValueError, match=f"^{naming}.*together more than"):
+        check_ranges(kind(**sizes.get("evaluate", sizes)))
+
+
+def test_sizes_of_every_preset_and_of_large_evaluations_pass() -> None:
+    for experiment in EXPERIMENTS.values():
+        for preset in experiment.presets():
+            check_ranges(preset_config(experiment, preset))
+    for tasks, episodes in ((None, None), (100_000, None), (1_000, 1_000), (None, 10_000)):
+        check_ranges(EvaluateOptions(tasks=tasks, episodes=episodes))
+    check_ranges(Config(validation_tasks=10_000))
+
+
+def test_ids_with_the_package_to_import_mean_the_same() -> None:
+    """Options and the paper's goals go with the environment, however it is named."""
+    named = EnvConfig("metarl_envs:metarl/Navigation2D-v0", "gym", horizon=7)
+    assert named == EnvConfig("metarl/Navigation2D-v0", "gym", horizon=7)
+    made = make_sampler(named, tasks=2, episodes=2, observe_task=True, threads=1)
+    assert len(made.envs) == 2  # halves of native rows
+    assert made.envs[0].single_observation_space.shape == (4,)
+    assert made.envs[0].unwrapped.horizon == 7  # type: ignore[attr-defined]
+    goals = paper_tasks(named)
+    assert goals is not None
+    assert len(goals) == 40
+    assert EnvConfig("my_package:MyTask-v0").id == "my_package:MyTask-v0"
 
 
 def test_navigation_learns_to_adapt() -> None:

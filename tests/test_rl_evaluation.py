@@ -168,6 +168,7 @@ def test_protocols() -> None:
         ({"sampling_correction": "emaml", "inner_surrogate": "dice"}, "sampling_correction"),
         ({"sampling_correction": "emaml", "update": "promp"}, "--sampling-correction"),
         ({"later_lr_factors": ()}, "--later-lr-factors"),
+        ({"init_std": 0.1, "min_std": 0.2}, "--min-std 0.2: is above --init-std 0.1"),
         ({"env": EnvConfig("CartPole-v1", sparse=True)}, "--env.sparse: is for"),
         ({"env": EnvConfig("nowhere:Task-v0")}, "--env.id nowhere:Task-v0"),
     ],

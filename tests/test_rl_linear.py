@@ -46,8 +46,8 @@ def expected(kind: InnerSurrogate, curvature: float = 0.0) -> tuple[Tensor, Tens
     actions = old.mean + old.log_std.exp() * nodes[None, :, None]
     value = reward(actions[..., 0], curvature)
     batch = Batch(observations, actions, masses * value, torch.ones_like(value), old)
-    loss = policy_gradient_loss(bent, kind=kind, reduction="sum")
-    return derivatives(lambda w: -loss({"w": w}, batch))
+    loss = policy_gradient_loss(bent, kind=kind)
+    return derivatives(lambda w: -value.numel() * loss({"w": w}, batch))
 
 
 def reward(action: Tensor, curvature: float) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from commands import refuse, succeed, train_small
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import Tensor
 from walkers import Walker
 
 import metarl
@@ -22,7 +23,7 @@ import metarl_envs  # noqa: F401  # registers
 from metarl.errors import InputError
 from metarl.rl import MetaPolicy, Policy
 from metarl.rl import metapolicy as metapolicy_module
-from metarl.rl.distributions import Gaussian
+from metarl.rl.distributions import Categorical, Gaussian
 from metarl.runs import read_config
 from metarl_experiments.configs.rl import Config
 from metarl_experiments.environments import make_sampler
@@ -354,6 +355,29 @@ def test_without_the_environments_and_experiments(runs: Path) -> None:
     assert done.stderr.strip() == "[]"
 
 
+@pytest.mark.parametrize("env", [Walker(), NAVIGATION], ids=str)
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({"episodes": 0}, "episodes is 0"),
+        ({"episodes": -1}, "episodes is -1"),
+        ({"horizon": 0}, "horizon is 0"),
+        ({"horizon": -3}, "horizon is -3"),
+        ({"steps": -1}, "steps is -1"),
+        ({"steps": 2}, "factors is empty"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(env: Any, numbers: Any, said: str) -> None:
+    module = metarl.rl.policies.GaussianMLP(2, 2, hidden=(4,))
+    theta, _ = metarl.from_module(module)
+    metapolicy = MetaPolicy(
+        theta, module, metarl.InnerLoop(0.5), later_lr_factors=(), episodes=2, horizon=3
+    )
+    with pytest.raises(InputError, match=said):
+        metapolicy.adapt(env, **numbers)
+    assert len(metapolicy.adapt(env).returns) == 1  # as trained, without any later step
+
+
 def test_of_ones_own() -> None:
     """No run: module and settings by hand."""
     module = metarl.rl.policies.CategoricalMLP(2, 3, hidden=(4,))
@@ -364,3 +388,63 @@ def test_of_ones_own() -> None:
     policy = metapolicy.adapt(env, steps=5, episodes=10)
     assert isinstance(env.action_space, Discrete)
     assert policy.returns[-1] > policy.returns[0]
+
+
+class Centred(torch.nn.Module):
+    """A policy with all that is no part of theta: a buffer, a frozen and a tied parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.full((2,), 0.3))
+        self.scale = torch.nn.Parameter(torch.full((2,), 2.0), requires_grad=False)
+        self.into = torch.nn.Linear(2, 2, bias=False)
+        self.again = torch.nn.Linear(2, 2, bias=False)
+        self.again.weight = self.into.weight
+        self.logits = torch.nn.Linear(2, 3)
+
+    def forward(self, observations: Tensor) -> Categorical:
+        hidden = self.into(self.scale * (observations - self.centre)).tanh()
+        return Categorical(self.logits(self.again(hidden).tanh()))
+
+
+def test_what_is_no_part_of_theta_stays_as_it_is() -> None:
+    module = Centred()
+    theta, apply = metarl.from_module(module)
+    policy = MetaPolicy(theta, module, metarl.InnerLoop(0.5), horizon=9).adapt(
+        Walker(discrete=True), steps=2, episodes=5, task={"slope": 1.0}
+    )
+    adapted = {name: p.detach() for name, p in policy.module.named_parameters()}
+    assert torch.equal(adapted["scale"], module.scale)
+    assert distance({name: adapted[name] for name in theta}, theta) > 1e-3
+    rows = torch.tensor([[0.4, -0.2]])
+    expected = apply({name: adapted[name] for name in theta}, rows).logits
+    assert torch.allclose(policy.module(rows).logits, expected)
+
+
+def test_a_meta_policy_acts_by_theta() -> None:
+    """Trained outside of the module, which is left as it was."""
+    module = metarl.rl.policies.GaussianMLP(2, 2, hidden=(4,))
+    before = {name: p.clone() for name, p in module.state_dict().items()}
+    theta, apply = metarl.from_module(module, dtype=torch.float64)
+    trained = {name: p.detach() + 1 for name, p in theta.items()}
+    rates = metarl.learned_rates(trained, 0.1, per="tensor")
+    metapolicy = MetaPolicy({**trained, **rates}, module, metarl.InnerLoop(0.1))
+    rows = torch.ones(1, 2, dtype=torch.float64)
+    assert torch.allclose(metapolicy.module(rows).mean, apply(trained, rows).mean)
+    assert all(torch.equal(p, before[name]) for name, p in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"log_std": None}, "log_std is missing in theta"),
+        ({"other": torch.ones(1)}, r"other is \(1,\) in theta and missing in the module"),
+        ({"log_std": torch.ones(1)}, r"log_std is \(1,\) in theta and \(2,\) in the module"),
+    ],
+)
+def test_theta_of_another_module(changed: dict[str, Any], said: str) -> None:
+    module = metarl.rl.policies.GaussianMLP(2, 2, hidden=(4,))
+    theta = {**metarl.from_module(module)[0], **changed}
+    theta = {name: p for name, p in theta.items() if p is not None}
+    with pytest.raises(InputError, match=said):
+        MetaPolicy(theta, module, metarl.InnerLoop(0.1))

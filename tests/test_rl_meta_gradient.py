@@ -62,17 +62,18 @@ def stacked(paths: Paths, weights: Tensor) -> Batch:
 
 
 def surrogate_gradient(objectives: PolicyObjectives, x: Tensor, data: MetaBatch) -> Tensor:
+    """Of the sum over all steps; the objective is their mean."""
     theta = {"logits": x}
     data = old_policy(objectives, theta, data)
-    return -mean_over_tasks(objectives.surrogate, data).gradient(theta)[2]["logits"]
+    steps = data.query.mask[0].numel()
+    return -steps * mean_over_tasks(objectives.surrogate, data).gradient(theta)[2]["logits"]
 
 
-def build(kind: str = "loglik", *, lr: float = ALPHA, **options: Any) -> PolicyObjectives:
+def build(kind: str = "loglik", *, lr: float, **options: Any) -> PolicyObjectives:
     return policy_objectives(
         softmax_policy,
         InnerLoop(lr),
         inner_surrogate=kind,  # type: ignore[arg-type]
-        reduction="sum",
         **options,
     )
 
@@ -90,8 +91,9 @@ def test_infinite_inner_batch(seed: int) -> None:
     support = stacked(paths, (paths.probabilities(x)[:, None] * weights)[None])
     query = stacked(paths, (paths.probabilities(adapted(x))[:, None] * weights)[None])
     data = MetaBatch((support,), query, torch.zeros(1, dtype=F64))
+    lr = ALPHA * weights.numel()  # of a mean over the support's steps, for their sum
     errors = {
-        kind: rel(surrogate_gradient(build(kind), x, data), truth)
+        kind: rel(surrogate_gradient(build(kind, lr=lr), x, data), truth)
         for kind in ("loglik", "lvc", "dice")
     }
     assert errors["dice"] < 1e-12
@@ -152,7 +154,7 @@ def test_finite_inner_batch(episodes: int, seed: int) -> None:
     paths, x = problem(seed)
     truth = finite_batch_gradient(paths, x, episodes)
     data = finite_batches(paths, x, episodes)
-    lr = ALPHA / episodes
+    lr = ALPHA * H  # of a mean over all steps, for the episodes' mean of sums
     found = {
         kind: surrogate_gradient(build(kind, lr=lr), x, data) for kind in ("loglik", "lvc", "dice")
     }
@@ -169,7 +171,7 @@ def test_finite_inner_batch(episodes: int, seed: int) -> None:
 @pytest.mark.parametrize("kind", ["lvc", "dice"])
 def test_the_sampling_term_goes_with_loglik_only(kind: str) -> None:
     with pytest.raises(InputError, match="counts that twice"):
-        build(kind, sampling_correction="emaml")
+        build(kind, lr=ALPHA, sampling_correction="emaml")
 
 
 def sampled_gradients(correction: str, samples: int, episodes: int) -> tuple[Tensor, Tensor]:
@@ -178,8 +180,8 @@ def sampled_gradients(correction: str, samples: int, episodes: int) -> tuple[Ten
     policy = SoftmaxPolicy(x)
     env = Tabular(random_mdp(S, A, 2), num_envs=samples * episodes, horizon=H)
     theta = {"logits": x}
-    inner = InnerLoop(ALPHA / episodes)
-    objectives = build(lr=ALPHA / episodes, sampling_correction=correction)
+    inner = InnerLoop(ALPHA * H)
+    objectives = build(lr=ALPHA * H, sampling_correction=correction)
     collected = collect_meta_batch(
         theta,
         policy=policy,
@@ -194,7 +196,7 @@ def sampled_gradients(correction: str, samples: int, episodes: int) -> tuple[Ten
     )
     data = old_policy(objectives, theta, collected.data)
     slope = torch.func.grad(lambda theta, one: -objectives.surrogate(theta, one)[0])
-    gradients = torch.func.vmap(slope, in_dims=(None, 0))(theta, data)["logits"] / episodes
+    gradients = torch.func.vmap(slope, in_dims=(None, 0))(theta, data)["logits"] * H
     return gradients, finite_batch_gradient(paths, x, episodes)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 import metarl
 from metarl import InnerLoop, adapt, conjugate_gradient, mean_over_tasks
 from metarl.params import Params
-from metarl.rl.batches import MetaBatch, subsample
+from metarl.rl.batches import Batch, MetaBatch, kept_steps, subsample
+from metarl.rl.distributions import log_prob
 from metarl.rl.objectives import policy_objectives
 from metarl.rl.updates import old_policy
 from metarl_experiments.configs.rl import Config, EnvConfig
@@ -26,15 +27,26 @@ def one(data: MetaBatch, i: int) -> MetaBatch:
     return taken
 
 
+def recorded(data: MetaBatch) -> MetaBatch:
+    """With old policies that differ in the last bits, as the sampler's records do."""
+
+    def near(batch: Batch) -> Batch:
+        fields = {name: x * (1 + 1e-6) for name, x in batch.old._asdict().items()}
+        return batch._replace(old=batch.old._replace(**fields))
+
+    return data._replace(supports=tuple(map(near, data.supports)), query=near(data.query))
+
+
 @pytest.mark.parametrize("mapping", MAPPINGS)
 @pytest.mark.parametrize("steps", [0, 1, 2])
 @pytest.mark.parametrize("discrete", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("kind", ["loglik", "linear"])
 def test_ratio_is_one_and_kl_zero_at_the_old_policy(
-    mapping: str, steps: int, discrete: bool, dtype: torch.dtype
+    mapping: str, steps: int, discrete: bool, dtype: torch.dtype, kind: Any
 ) -> None:
-    p = problem(discrete=discrete, steps=steps, dtype=dtype)
-    data = old_policy(p.objectives, p.theta, p.data, mapping=mapping)
+    p = problem(discrete=discrete, steps=steps, dtype=dtype, inner_surrogate=kind)
+    data = old_policy(p.objectives, p.theta, recorded(p.data), mapping=mapping)
     objective = mean_over_tasks(p.objectives.surrogate, data, mapping=mapping)
     loss, kl, _ = objective.gradient(p.theta)
     weights, mask = data.query.weights, data.query.mask
@@ -49,12 +61,8 @@ def test_ratio_is_one_and_kl_zero_at_the_old_policy(
     ones = data.query._replace(weights=torch.ones_like(weights))
     ratio = mean_over_tasks(p.objectives.surrogate, data._replace(query=ones), mapping=mapping)
     assert ratio.value(p.theta)[0] == -1
-    # Mutant: an old policy that differs in the last bits, as the sampler's records do.
-    near = data.query.old._replace(**{data.query.old._fields[0]: data.query.old[0] * (1 + 1e-6)})
     mutant = mean_over_tasks(
-        lambda theta, d: p.objectives.surrogate(theta, d)[::-1],
-        data._replace(query=data.query._replace(old=near)),
-        mapping=mapping,
+        lambda theta, d: p.objectives.surrogate(theta, d)[::-1], recorded(data), mapping=mapping
     )
     assert flat(mutant.gradient(p.theta)[2]).any()
 
@@ -77,15 +85,21 @@ def test_steps_behind_the_mask_count_for_nothing() -> None:
     assert rel(flat(found[2]), flat(gradient[2])) < 1e-12
 
 
-def test_sampling_term_follows_the_reduction() -> None:
-    """Between sum and mean all of the outer gradient scales by one number, the term too."""
-    gradients = []
-    for reduction in ("sum", "mean"):
-        p = problem(sampling_correction="emaml", reduction=reduction, lr=0.0)
-        i = one(p.data, 0)
-        slope = torch.func.grad(lambda theta, i=i, p=p: p.objectives.surrogate(theta, i)[0])
-        gradients.append(flat(slope(p.theta)) * (i.query.mask.sum() if reduction == "mean" else 1))
-    assert rel(gradients[1], gradients[0]) < 1e-12
+def test_sampling_term_is_in_the_units_of_the_surrogate() -> None:
+    """Of unequal episodes: their returns' sum, and their number times the term, over all steps."""
+    p = problem(sampling_correction="emaml", lr=0.0)
+    data = one(p.data, 0)
+    query, support = data.query, data.supports[0]
+
+    def summed(theta: Params) -> Tensor:
+        new, at_support = (p.apply(theta, b.observations) for b in (query, support))
+        ratio = (log_prob(new, query.actions) - log_prob(query.old, query.actions)).exp()
+        score = (log_prob(at_support, support.actions) * support.mask).sum()
+        return (ratio * query.weights * query.mask).sum() + EPISODES * data.score_weights * score
+
+    truth = flat(torch.func.grad(summed)(p.theta)) / query.mask.sum()
+    found = flat(torch.func.grad(lambda theta: -p.objectives.surrogate(theta, data)[0])(p.theta))
+    assert rel(found, truth) < 1e-12
 
 
 def unflat(x: Tensor, like: Params) -> Params:
@@ -178,6 +192,10 @@ def test_subsample_prefers_steps_that_run() -> None:
             assert batch.old[0].shape[2] == 2
     assert subsample(data, 1.0, metarl.torch_stream(0, "fisher")) is data
     assert subsample(data, 0.1, metarl.torch_stream(0, "fisher")) is data  # fewer than ten steps
+    for fraction in (0.1, 0.5, 1.0):
+        few = subsample(data, fraction, metarl.torch_stream(0, "fisher"), least=2)
+        assert few.query.mask.shape[2] == kept_steps(6, fraction, least=2)
+    assert [kept_steps(100, f) for f in (0.01, 0.101, 1.0)] == [10, 11, 100]
     one_step = subsample(data, 1e-9, metarl.torch_stream(0, "fisher"), least=1)
     assert one_step.query.mask.shape[2] == 1
 

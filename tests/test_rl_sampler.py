@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from walkers import Walker
 
 import metarl_envs
-from metarl.errors import InputError, MetarlError, NonFiniteError
+from metarl.errors import InputError, NonFiniteError, WorkerError
 from metarl.params import Params, expand_params, from_module
 from metarl.rl.distributions import log_prob, sample
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
@@ -292,6 +292,25 @@ def test_non_finite_from_the_environment_is_named(place: str, value: float, task
     assert set(caught.value.batch) == {"observation", "action", "reward"}
 
 
+@pytest.mark.parametrize("discrete", [False, True])
+def test_padding_cuts_no_episode_short(discrete: bool) -> None:
+    """Where its policy's output is not finite its whole group ends, real episodes and all."""
+    envs = _walkers(5, discrete=discrete)
+    faulty = {"slope": 0.0, "fault": (1, "observation", float("nan"))}
+    original, groups = envs.set_attr, []
+
+    def set_attr(name: str, values: Sequence[Any]) -> None:
+        groups.append(len(groups))
+        # The last row of the third group is 14, the last real one 11.
+        original(name, [*values[:4], faulty] if len(groups) == 3 else values)
+
+    envs.set_attr = set_attr  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteError, match=r"observation of task 2, .* beyond") as caught:
+        _collect(envs, _tasks(), discrete=discrete)
+    assert (caught.value.place, caught.value.task) == ("observation", 2)
+    assert set(caught.value.batch) == {"observation", "action", "reward"}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["log_std", "mean.layers.1.weight"])
 def test_non_finite_parameters_are_named(name: str, value: float) -> None:
@@ -335,6 +354,9 @@ def test_bad_input_is_explained() -> None:
         Sampler(stacked, episodes=1, horizon=1)
     with pytest.raises(InputError, match="flat Box and Discrete"):
         action_map(gymnasium.spaces.MultiDiscrete([2, 2]))
+    for episodes, horizon, name in ((0, 1, "episodes"), (-1, 1, "episodes"), (1, -3, "horizon")):
+        with pytest.raises(InputError, match=rf"{name} is .*at least 1"):
+            Sampler(_walkers(2), episodes=episodes, horizon=horizon, exact=True)
     sampler = Sampler(_walkers(2), episodes=1, horizon=1)
     sampler.set_tasks(_tasks()[:2])
     policy = _policy()
@@ -343,10 +365,18 @@ def test_bad_input_is_explained() -> None:
 
 
 def test_action_map_is_affine_and_clips() -> None:
-    to_env = action_map(gymnasium.spaces.Box(np.float32([-1, 0]), np.float32([1, 10])))
-    found = to_env(np.float32([[0.5, 0.5], [-3.0, 3.0]]))
-    assert np.allclose(found, [[0.5, 7.5], [-1.0, 10.0]])
+    low, high = np.float32([-1, 0, -np.inf, -np.inf]), np.float32([1, 10, 2, np.inf])
+    to_env = action_map(gymnasium.spaces.Box(low, high))
+    found = to_env(np.float32([[0.5, 0.5, 0.5, 0.5], [-3.0, 3.0, 3.0, 3.0]]))
+    assert np.allclose(found, [[0.5, 7.5, 0.5, 0.5], [-1.0, 10.0, 2.0, 3.0]])
     assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8])
+def test_action_map_refuses_a_box_of_integers(dtype: Any) -> None:
+    """Affine maps of whole numbers would cut actions to the middle and the ends."""
+    with pytest.raises(InputError, match="not of floats"):
+        action_map(gymnasium.spaces.Box(0, 5, (1,), dtype))
 
 
 def _async_walkers(n: int) -> AsyncVectorEnv:
@@ -376,8 +406,9 @@ def test_a_hung_worker_is_an_error_in_time() -> None:
     policy = _policy()
     params = {name: p[:1] for name, p in _params(policy).items()}
     start = time.perf_counter()
-    with pytest.raises(MetarlError, match=r"worker 0 gave no answer within 1 s while stepping"):
+    with pytest.raises(WorkerError, match=r"0 gave no answer within 1 s while stepping") as caught:
         sampler.collect(policy, params, seed=SEED)
+    assert caught.value.exit_code == 6  # 1 would print a traceback
     assert time.perf_counter() - start < 10
     assert not any(process.is_alive() for process in envs.processes)
 

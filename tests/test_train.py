@@ -14,7 +14,7 @@ import pytest
 from toy import Silent, Toy
 
 from metarl.errors import NonFiniteError, SaveError
-from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_metrics
+from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_best, read_metrics
 from metarl_experiments.family import Metrics, State
 from metarl_experiments.signals import Abandoned
 from metarl_experiments.train import STALLED_RECORDS, Outcome, Plan, train
@@ -137,6 +137,18 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, signum: signal
     assert signal.getsignal(signum) != learner  # handlers are back
     go(tmp_path / "broken", Toy(), resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_stopped_in_the_last_iteration_is_done(tmp_path: Path) -> None:
+    plan = replace(PLAN, iterations=47)
+    go(tmp_path / "whole", Toy(), plan)
+    learner = Stopping()
+    learner.at = 46
+    outcome, _ = go(tmp_path / "broken", learner, plan)
+    assert outcome == Outcome(47, signal.SIGTERM)
+    go(tmp_path / "broken", Toy(), plan, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert read_best(tmp_path / "broken") == read_best(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("part", ["optimizer", "window", "extra"])
@@ -307,6 +319,24 @@ def test_failed_saves_are_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     outcome, reporter = go(tmp_path / "run", Toy(), replace(PLAN, checkpoint_seconds=0))
     assert outcome.iteration == 50
     assert len([line for line in reporter.said if "No space left" in line]) == 2
+
+
+def test_a_best_that_could_not_be_saved_is_saved_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(tmp_path / "whole", Toy())
+    monkeypatch.setattr(Run, "_save", failing(1))
+    plan = replace(PLAN, iterations=50, validate_every=50)
+    _, reporter = go(tmp_path / "end", Toy(), plan)
+    assert any("No space left" in line for line in reporter.said)
+    assert read_best(tmp_path / "end") == read_best(tmp_path / "whole")
+    assert read_best(tmp_path / "end").iteration == 50
+    # In the middle: the one after validates worse.
+    monkeypatch.undo()
+    monkeypatch.setattr(Run, "_save", failing(1))
+    plan = replace(PLAN, validate_every=5, checkpoint_seconds=0)
+    go(tmp_path / "middle", Plateau(), plan)
+    assert read_best(tmp_path / "middle").iteration == 10
 
 
 def test_third_failure_in_a_row_ends_the_run(

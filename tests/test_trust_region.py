@@ -175,6 +175,22 @@ def evaluated(theta: Params, data: Batch) -> tuple[float, float]:
     return tuple(float(torch.stack(x).mean()) for x in zip(*both, strict=True))  # type: ignore[return-value]
 
 
+def test_products_are_those_of_the_theta_given() -> None:
+    gauss_newton = GaussNewton(
+        lambda theta, x: theta["w"].square() * x, lambda here, there, _: (here - there).square()
+    )
+    x = draw(2, 3)
+    objective = mean_over_tasks(
+        lambda theta, x: (theta["w"].sum(), theta["w"].sum()), x, fisher=gauss_newton
+    )
+    v = {"w": torch.ones((), dtype=F64)}
+    found = [float(objective.fisher({"w": torch.tensor(s, dtype=F64)}, v)["w"]) for s in (1, 2, 3)]
+    # The second derivative of (w^2 x - c)^2 where it is 0 is 8 w^2 x^2. Each theta is gone before
+    # the next comes, and may leave it its place in memory.
+    truth = [8 * s**2 * float(x.square().sum(1).mean()) for s in (1, 2, 3)]
+    assert found == pytest.approx(truth)
+
+
 def test_realised_kl_tends_to_that_of_the_damped_quadratic() -> None:
     theta, data = start()
     objective = mean_over_tasks(after, data)

@@ -37,7 +37,6 @@ WORKLOADS = {
 
 def glyphs_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn characters in the place of Omniglot's."""
-    monkeypatch.setattr("metarl_experiments.image_tasks.omniglot_sources", lambda _: [])
     monkeypatch.setattr("metarl_experiments.image_tasks.load_omniglot", lambda _: glyphs(1623))
 
 

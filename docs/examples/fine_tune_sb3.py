@@ -66,6 +66,7 @@ print(f"adapted on {args.episodes} episodes: {returned:.1f} +- {spread:.1f}")
 # Our policies act in [-1, 1], which is then mapped to the range of the actions.
 rescaled = Monitor(RescaleAction(env, np.float32(-1), np.float32(1)))
 widths = [layer.out_features for layer in list(policy.module.mean.layers)[:-1]]
+activation = {torch.relu: nn.ReLU, torch.tanh: nn.Tanh}[policy.module.mean.activation]
 model = PPO(
     "MlpPolicy",
     rescaled,
@@ -73,7 +74,7 @@ model = PPO(
     batch_size=500,
     learning_rate=1e-4,
     target_kl=0.02,
-    policy_kwargs={"net_arch": {"pi": widths, "vf": widths}, "activation_fn": nn.ReLU},
+    policy_kwargs={"net_arch": {"pi": widths, "vf": widths}, "activation_fn": activation},
     seed=args.seed,
     device="cpu",
 )

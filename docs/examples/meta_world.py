@@ -5,7 +5,7 @@ its own (metaworld 3.1.1 wants mujoco 3.3.0):
 
     python -m venv meta-world
     meta-world/bin/pip install metaworld torch tensorboard tyro rich matplotlib pillow
-    meta-world/bin/pip install --no-deps metarl-policies
+    meta-world/bin/pip install --no-deps PATH_OF_THE_CLONE_OF_METARL
 
 Then, from the folder of this file:
 

@@ -90,7 +90,9 @@ for iteration in range(args.iterations):
     )
 
 # On a task never seen: a policy to act with, and parameters to keep.
-metapolicy = MetaPolicy(theta, policy, inner, args.inner_steps, horizon=args.horizon)
+metapolicy = MetaPolicy(
+    theta, policy, inner, args.inner_steps, weighting=weighting, horizon=args.horizon
+)
 adapted = metapolicy.adapt(args.env_id, episodes=args.episodes, steps=3, seed=args.seed)
 print("return before each step on a new task:", *(f"{r:.2f}" for r in adapted.returns))
 metapolicy.save(args.out)

@@ -30,7 +30,7 @@ from ..train import Plan, train
 
 ConfigT = TypeVar("ConfigT")
 # What a resumed run may change; everything else decides its bits.
-FREE = ("--out", "--resume", "--minutes", "--device", "--iterations", "--rank-timeout")
+FREE = ("--out", "--resume", "--minutes", "--device", "--iterations", "--rank-timeout", "--data")
 # Shorter runs do not earn back the minute that compiling takes.
 LONG_MINUTES = 4.0
 
@@ -99,7 +99,7 @@ def train_experiment(experiment: Experiment, argv: Sequence[str]) -> tuple[int, 
             )
         )
         learner, state = ranks.together(lambda: _prepare(experiment, options, ranks))
-        if options.from_:
+        if options.from_ and values is None:
             start_from(options.from_, state, ranks)
         config = _config(experiment, options, learner.machine)
         ranks.require_same("configuration", json.dumps(config, indent=0, sort_keys=True))
@@ -217,7 +217,7 @@ def _resumed(
         if name not in FREE and value != before[name]:
             raise InputError(
                 f"{name}: a resumed run keeps its own, {before[name]}, not {value}; only "
-                "--iterations, --minutes and --device may differ"
+                "--iterations, --minutes, --device and --data may differ"
             )
     return options
 

@@ -100,4 +100,4 @@ def check_product(limit: float, what: str, **sizes: int) -> None:
         asked = " x ".join(
             f"{option_name(*name.split('__'))} {size}" for name, size in sizes.items()
         )
-        raise ValueError(f"{asked}: together more than {limit:g} {what} an iteration; lower one")
+        raise ValueError(f"{asked}: together more than {limit:g} {what} at once; lower one")

@@ -9,6 +9,8 @@ from .bounds import Range, check_product
 THREADS = 1024
 # Iterations from which on compiling the step, about a minute, is earned back.
 LONG_RUN = 200
+# What gymnasium.make would import to find an environment of metarl's own.
+OURS = "metarl_envs:"
 
 Count = Annotated[int, Range(1, 10**9)]
 Size = Annotated[int, Range(1, 100_000)]
@@ -38,6 +40,11 @@ class EnvConfig:
     task_range: tuple[float, float] | None = None
     sparse: bool = False
     workers: Annotated[int, Range(0, 1024)] = 0
+
+    def __post_init__(self) -> None:
+        # Both forms name one environment. A config.json written by hand may hold any type.
+        if isinstance(self.id, str):
+            object.__setattr__(self, "id", self.id.removeprefix(OURS))
 
 
 @dataclass(frozen=True)
@@ -133,13 +140,9 @@ class Config:
 
     def check_sizes(self) -> None:
         """Refuse sizes that ask for too much memory together (ValueError)."""
-        check_product(
-            1e8,
-            "time steps",
-            meta_batch=self.meta_batch,
-            episodes=self.episodes,
-            env__horizon=self.env.horizon,
-        )
+        sizes = {"episodes": self.episodes, "env__horizon": self.env.horizon}
+        check_product(1e8, "time steps", meta_batch=self.meta_batch, **sizes)
+        check_product(1e8, "time steps", validation_tasks=self.validation_tasks, **sizes)
 
 
 @dataclass(frozen=True)
@@ -159,3 +162,7 @@ class EvaluateOptions:
     episodes: Size | None = None
     task_seed: int | Literal["paper"] = "paper"
     task_range: tuple[float, float] | None = None
+
+    def check_sizes(self) -> None:
+        """Refuse sizes that ask for too much memory together (ValueError)."""
+        check_product(1e6, "episodes", tasks=self.tasks or 40, episodes=self.episodes or 1)

@@ -86,7 +86,9 @@ def sheet(label: str, loaded: Loaded) -> Figure:
     learner = loaded.learner
     assert isinstance(learner, ImagesLearner)
     ways, steps = min(learner.config.ways, 10), learner.config.test_steps
-    tasks = learner.source.tasks("test", metarl.stream(0, "sheet"), SHEET_TASKS, SHEET_QUERIES)
+    images = learner.source.classes("test").images.shape[1]
+    queries = min(SHEET_QUERIES, images - learner.config.shots)
+    tasks = learner.source.tasks("test", metarl.stream(0, "sheet"), SHEET_TASKS, queries)
     before, after = (learner.adapted.predictions(loaded.params, tasks, k) for k in (0, steps))
     rows: list[list[object]] = [["task", "query", "class", "before", "after"]]
     for t in range(SHEET_TASKS):
@@ -94,14 +96,14 @@ def sheet(label: str, loaded: Loaded) -> Figure:
             rows.append([t, q, truth, int(before[t, q]), int(after[t, q])])
 
     def paint(canvas: Canvas) -> None:
-        grid = canvas.subplots(SHEET_TASKS * (1 + SHEET_QUERIES), ways, squeeze=False)
+        grid = canvas.subplots(SHEET_TASKS * (1 + queries), ways, squeeze=False)
         for t in range(SHEET_TASKS):
-            top = t * (1 + SHEET_QUERIES)
+            top = t * (1 + queries)
             for way in range(ways):
                 _picture(grid[top][way], tasks, "support", t, way * learner.config.shots)
                 grid[top][way].set_title(f"class {way}", fontsize=10)
-                for k in range(SHEET_QUERIES):
-                    q = way * SHEET_QUERIES + k
+                for k in range(queries):
+                    q = way * queries + k
                     axes = grid[top + 1 + k][way]
                     _picture(axes, tasks, "query", t, q)
                     right = int(after[t, q]) == way
@@ -119,7 +121,7 @@ def sheet(label: str, loaded: Loaded) -> Figure:
         f"adapts on; below, new ones with the class predicted before → after {steps} gradient "
         "steps; ✗ marks what is wrong after adaptation.",
         rows=rows,
-        size=(0.9 * ways + 0.5, 1.05 * SHEET_TASKS * (1 + SHEET_QUERIES)),
+        size=(0.9 * ways + 0.5, 1.05 * SHEET_TASKS * (1 + queries)),
     )
 
 

@@ -7,7 +7,7 @@ from .rows import Groups, row, seeds_of, span, table
 
 RETURN_GROUPS = {
     "": "MAML, best preset",
-    "-held-out": "MAML, best preset, 200 other goals",
+    "-held-out": "MAML, best preset, 200 fresh tasks",
     "-paper": "MAML, paper's settings",
     "-linear": "MAML, paper's settings, linear surrogate",
     "-equal-steps": "MAML, steps of one length",

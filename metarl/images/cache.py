@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from metarl.errors import InputError
+
 from .classes import ImageClasses
 
 
@@ -32,20 +34,31 @@ def fingerprint(paths: Iterable[Path], *, version: int) -> str:
     Args:
         paths: archives and folders.
         version: of the decoding; another one never matches.
+
+    Raises:
+        InputError: a source cannot be read.
     """
     digest = hashlib.sha256(f"version {version}\n".encode())
-    for path in paths:
-        digest.update(f"{path.name}\n".encode())
-        if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                status = file.stat()
-                entry = [file.relative_to(path).as_posix(), status.st_size, status.st_mtime_ns]
-                digest.update(json.dumps(entry).encode())
-        else:
-            with path.open("rb") as archive:
-                while block := archive.read(1 << 20):
-                    digest.update(block)
+    try:
+        for path in paths:
+            digest.update(f"{path.name}\n".encode())
+            _add(digest, path)
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from None
     return digest.hexdigest()
+
+
+def _add(digest: "hashlib._Hash", path: Path) -> None:
+    if not path.is_dir():
+        with path.open("rb") as archive:
+            while block := archive.read(1 << 20):
+                digest.update(block)
+        return
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            status = file.stat()
+            entry = [file.relative_to(path).as_posix(), status.st_size, status.st_mtime_ns]
+            digest.update(json.dumps(entry).encode())
 
 
 def cached(

@@ -82,16 +82,14 @@ def download_file(
             differs, another download of the same file is running, the folder cannot be written,
             or a file of that name exists and is not the official one.
     """
-    if path.exists():
-        if _md5(path) != md5:
-            raise InputError(
-                f"{path} exists and is not the official file (md5 {md5}): move it away to download"
-            )
+    if _verified(path, md5):
         return path
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(part) as file:
+            if _verified(path, md5):  # another download ended in between
+                return path
             _fetch(url, file, part, progress, timeout)
             file.flush()
             os.fsync(file.fileno())
@@ -106,24 +104,54 @@ def download_file(
             _give_name(part, path)
     except OSError as error:
         raise InputError(f"{part} cannot be written: {error.strerror or error}") from None
-    finally:
-        # Nothing came: leave nothing.
-        with contextlib.suppress(OSError):
-            if part.stat().st_size == 0:
-                part.unlink()
     return path
+
+
+def _verified(path: Path, md5: str) -> bool:
+    """Whether the file is there.
+
+    Raises:
+        InputError: something else is.
+    """
+    if not path.exists():
+        return False
+    try:
+        found = _md5(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}: move it away") from None
+    if found != md5:
+        raise InputError(
+            f"{path} exists and is not the official file (md5 {md5}): move it away to download"
+        )
+    return True
 
 
 @contextlib.contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
-    """The partial file, opened for this process alone."""
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    with os.fdopen(descriptor, "r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{part} is being written by another download: wait for it") from None
-        yield file
+    """The partial file, opened for this process alone; if nothing comes into it, it goes again."""
+    while True:
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        with os.fdopen(descriptor, "r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{part} is being written by another download: wait for it"
+                ) from None
+            if not _is_at(file, part):  # whoever held the lock has renamed or removed it
+                continue
+            try:
+                yield file
+            finally:
+                if os.fstat(descriptor).st_size == 0 and _is_at(file, part):
+                    part.unlink()
+            return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 def _fetch(url: str, file: BinaryIO, part: Path, progress: Progress | None, timeout: float) -> None:

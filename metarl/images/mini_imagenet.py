@@ -35,6 +35,8 @@ _STEMS: dict[Split, tuple[str, ...]] = {
 _LIMITS = Limits(members=200_000, member_bytes=1 << 26, total_bytes=1 << 36)
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
 _DECODING = 1
+_MAX_ARRAYS = 1 << 32
+_DAMAGED = (zipfile.BadZipFile, zlib.error)
 
 
 class _Picture(NamedTuple):
@@ -136,20 +138,24 @@ def _read_arrays(path: Path) -> ImageClasses:
         # numpy leaves files open that it opened itself and finds damaged.
         with (
             path.open("rb") as file,
-            zipfile.ZipFile(file),
+            zipfile.ZipFile(file) as archive,
             np.load(file, allow_pickle=False) as arrays,
         ):
+            if sum(member.file_size for member in archive.infolist()) > _MAX_ARRAYS:
+                raise ValueError(f"it unpacks to more than {_MAX_ARRAYS} bytes")
             images, labels = arrays["images"], arrays["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, *_DAMAGED) as error:
         raise InputError(
             f"{path} holds no readable arrays `images` and `labels` without pickled objects: "
             f"{error}"
         ) from None
-    shape = (len(labels), SIZE, SIZE, 3)
-    if images.dtype != np.uint8 or images.shape != shape or labels.dtype.kind not in "iuU":
+    pictures = images.dtype == np.uint8 and images.shape[1:] == (SIZE, SIZE, 3)
+    named = labels.dtype.kind in "iuU" and labels.shape == images.shape[:1]
+    if not pictures or not named:
         raise InputError(
-            f"{path}: `images` is {images.dtype} {images.shape} and `labels` {labels.dtype}; "
-            f"expected uint8 (image, {SIZE}, {SIZE}, 3) and an integer or name for each"
+            f"{path}: `images` is {images.dtype} {images.shape} and `labels` {labels.dtype} "
+            f"{labels.shape}; expected uint8 (image, {SIZE}, {SIZE}, 3) and an integer or name "
+            "for each"
         )
     by_label = {str(x): images[labels == x] for x in np.unique(labels)}
     return _grouped({n: list(np.moveaxis(i, -1, 1)) for n, i in by_label.items()}, path)

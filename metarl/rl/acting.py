@@ -11,6 +11,7 @@ from torch import nn
 
 from metarl.errors import InputError
 from metarl.rl.distributions import Gaussian, sample
+from metarl.rl.noise import draw_noise
 from metarl.rl.vector import action_map
 from metarl.runs.export import export_params
 
@@ -80,11 +81,10 @@ class Policy:
         like = next(self.module.parameters())
         distribution = self.module(torch.as_tensor(np.atleast_2d(observation)).to(like))
         if isinstance(distribution, Gaussian):
-            noise = self._rng.standard_normal(distribution.mean.shape)
             best = distribution.mean
         else:
-            noise = self._rng.random(distribution.logits.shape[:-1])
             best = distribution.logits.argmax(-1)
+        noise = draw_noise(self._rng, distribution, *distribution[0].shape[:-1])
         drawn = sample(distribution, torch.as_tensor(noise).to(like))
         actions = self._to_env((best if deterministic else drawn).cpu().numpy())
         return (actions if observation.ndim == 2 else actions[0]), state

@@ -70,6 +70,11 @@ def score_weights(returns: Tensor, unit: Tensor) -> Tensor:
     return torch.where(known, leave_one_out(returns) / torch.where(known, unit, 1.0), 0.0)
 
 
+def kept_steps(horizon: int, fraction: float, *, least: int = 10) -> int:
+    """How many of ``horizon`` time steps `subsample` keeps; its arguments."""
+    return min(max(math.ceil(fraction * horizon), least), horizon)
+
+
 def subsample(
     batch: MetaBatch,
     fraction: float,
@@ -92,8 +97,8 @@ def subsample(
     """
     horizon = batch.query.mask.shape[2]
     # As many whatever runs: one shape, compiled once.
-    kept = max(math.ceil(fraction * horizon), least)
-    if kept >= horizon:
+    kept = kept_steps(horizon, fraction, least=least)
+    if kept == horizon:
         return batch
     masks = [one.mask for one in (*batch.supports, batch.query)]
     running = torch.stack([mask.sum((0, 1)) for mask in masks]).sum(0)

@@ -20,7 +20,7 @@ from metarl.rl.objectives import policy_objectives
 from metarl.rl.one_task import Env, one_task_sampler
 from metarl.rl.policies import CategoricalMLP, GaussianMLP, in_head
 from metarl.rl.rollout import mean_return
-from metarl.rl.sampler import Sampler
+from metarl.rl.sampler import Sampler, check_counts
 from metarl.rl.surrogates import InnerSurrogate
 from metarl.rl.vector import Task
 from metarl.rl.weighting import Weighting
@@ -34,7 +34,8 @@ class MetaPolicy:
 
     Attributes:
         theta: parameters of `module`, learned step sizes ``inner_lr.<name>`` among them.
-        module: the policy with theta's weights, as it acts before any adaptation.
+        module: the policy as it acts before any adaptation: a copy of the one given, with theta's
+            weights.
         inner: step sizes and which parameters move, as trained.
         inner_steps: steps it was trained for.
         later_lr_factors: step sizes beyond these, as multiples of the last trained one; the last of
@@ -45,6 +46,9 @@ class MetaPolicy:
         horizon: most steps of an episode, unless said otherwise.
         env_id: what it was trained on.
         env_options: arguments that this was made with.
+
+    Raises:
+        InputError: theta does not hold the module's trainable parameters.
     """
 
     theta: Params
@@ -58,6 +62,11 @@ class MetaPolicy:
     horizon: int = 200
     env_id: str | None = None
     env_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Most have trained theta outside of the module, which still holds what it began with.
+        module = _with_weights(self.module, split_rates(self.theta)[0])
+        object.__setattr__(self, "module", module)
 
     def adapt(
         self,
@@ -84,10 +93,12 @@ class MetaPolicy:
             horizon: most steps of an episode.
 
         Raises:
-            InputError: the environment does not fit.
+            InputError: the environment does not fit, or a number is too small.
             NonFiniteError: an observation, a reward or a gradient is not finite.
         """
-        episodes, horizon = episodes or self.episodes, horizon or self.horizon
+        episodes = self.episodes if episodes is None else episodes
+        horizon = self.horizon if horizon is None else horizon
+        check_counts(episodes, horizon)
         own = isinstance(env, str) and self.env_id is not None and _name(env) == _name(self.env_id)
         options = self.env_options if own else {}
         with one_task_sampler(
@@ -147,7 +158,7 @@ def load(run: str | Path, *, last: bool = False, device: str = "cpu") -> MetaPol
     snapshot = read_snapshot(run, last=last)
     try:
         return _built(config["config"], _tensors(snapshot.params, device))
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, InputError) as error:
         told = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         name = config.get("experiment")
         raise InputError(f"{run} holds no policy of this version ({name}): {told}") from None
@@ -175,7 +186,7 @@ def _built(config: Mapping[str, Any], theta: Params) -> MetaPolicy:
     adapted = None if config["adapted"] == "all" else in_head(len(hidden))
     return MetaPolicy(
         theta,
-        _with_weights(module, params),
+        module,
         InnerLoop(lr, config["first_order"], adapted),
         config["inner_steps"],
         tuple(config["later_lr_factors"]),
@@ -212,8 +223,25 @@ def _name(env_id: str) -> str:
 
 
 def _with_weights(module: nn.Module, params: Params) -> nn.Module:
-    """A copy that holds these parameters, on their device and of their type."""
+    """A copy that holds these parameters, on their device and of their type.
+
+    Buffers and frozen parameters, which are no part of theta, stay the module's own.
+
+    Raises:
+        InputError: they are not its trainable parameters.
+    """
+    ours = {name: tuple(p.shape) for name, p in params.items()}
+    own = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
+    if ours != own:
+        name = min(name for name, _ in ours.items() ^ own.items())
+        raise InputError(
+            f"theta does not fit {type(module).__name__}: {name} is {ours.get(name, 'missing')} "
+            f"in theta and {own.get(name, 'missing')} in the module"
+        )
     like = next(iter(params.values()))
     copied = copy.deepcopy(module).to(like.device, like.dtype)
-    copied.load_state_dict({name: p.detach() for name, p in params.items()})
+    there = dict(copied.named_parameters())
+    with torch.no_grad():
+        for name, p in params.items():
+            there[name].copy_(p)
     return copied

@@ -1,15 +1,41 @@
 """Noise of the actions, the same for an episode whoever samples it."""
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.rl.distributions import Gaussian
+from metarl.rl.distributions import Distribution, Gaussian
 from metarl.rl.rollout import Rollout
 from metarl.streams import stream
 
 # One stream serves so many rows, lest those of the last tasks draw the noise of all before them.
 _ROWS = 4096
+
+
+def draw_noise(
+    rng: np.random.Generator,
+    like: Distribution,
+    *leading: int,
+    dtype: type[np.float32] | type[np.float64] = np.float64,
+) -> NDArray[Any]:
+    """What `sample` needs of distributions ``(*leading, action)``, by their kind.
+
+    Args:
+        rng: draws it.
+        like: tells the kind and the number of actions; its own leading dimensions do not matter.
+        leading: dimensions before the last one.
+        dtype: of the noise.
+
+    Returns:
+        Standard normal ``(*leading, action)`` for `Gaussian`, uniform ``leading`` for
+        `Categorical`.
+    """
+    if isinstance(like, Gaussian):
+        return rng.standard_normal((*leading, like.mean.shape[-1]), dtype=dtype)
+    return rng.random(leading, dtype=dtype)
 
 
 def action_noise(seed: int, out: Rollout, first: int) -> Tensor:
@@ -20,12 +46,11 @@ def action_noise(seed: int, out: Rollout, first: int) -> Tensor:
         out: tells shapes, the kind of distribution and the device.
         first: number of its first row among those of all tasks.
     """
-    rows, shape = len(out.actions), out.actions.shape[1:]
+    rows, horizon = out.mask.shape
     parts = []
     for block in range(first // _ROWS, -(-(first + rows) // _ROWS)):
         rng = stream(seed, "action-noise", *([block] if block else []))
         low, high = max(first - block * _ROWS, 0), min(first + rows - block * _ROWS, _ROWS)
-        draw = rng.standard_normal if isinstance(out.distribution, Gaussian) else rng.random
-        parts.append(draw((high, *shape), dtype=np.float32)[low:])
+        parts.append(draw_noise(rng, out.distribution, high, horizon, dtype=np.float32)[low:])
     noise = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return torch.from_numpy(noise).to(out.actions.device)

@@ -1,6 +1,6 @@
 """Losses of ONE task for the inner loop and the meta-updates of policies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,7 +23,8 @@ class PolicyObjectives(NamedTuple):
 
     Attributes:
         inner_loss: ``(theta_k, support k) -> loss``, what the inner loop descends.
-        policies: ``(theta, data) -> distributions`` at every support's and the query's steps.
+        policies: ``(theta, data) -> distributions`` at every support's and the query's steps. Each
+            step is taken around the policy that it starts from, not around the recorded one.
         surrogate: ``(theta, data) -> (loss, kl)`` after adaptation, for TRPO and Adam.
         clipped: ``(theta, (data, penalty)) -> (loss, inner kl)`` of ProMP.
         fisher: of the KL after adaptation.
@@ -36,12 +37,7 @@ class PolicyObjectives(NamedTuple):
     fisher: GaussNewton
 
 
-def policy_gradient_loss(
-    apply: Apply,
-    *,
-    kind: surrogates.InnerSurrogate = "loglik",
-    reduction: surrogates.Reduction = "mean",
-) -> Loss:
+def policy_gradient_loss(apply: Apply, *, kind: surrogates.InnerSurrogate = "loglik") -> Loss:
     """``-surrogate(log pi(a | s), weights)`` of one task's `Batch`; see `surrogates`.
 
     ``linear`` takes log pi to first order in what the policy puts out, around the policy that
@@ -57,9 +53,7 @@ def policy_gradient_loss(
             log_probs = linear_log_prob(batch.old, policy, batch.actions)
         else:
             log_probs = log_prob(policy, batch.actions)
-        return -surrogates.inner_surrogate(
-            kind, log_probs, batch.weights, batch.mask, reduction=reduction
-        )
+        return -surrogates.inner_surrogate(kind, log_probs, batch.weights, batch.mask)
 
     return loss
 
@@ -70,7 +64,6 @@ def policy_objectives(
     *,
     inner_surrogate: surrogates.InnerSurrogate = "loglik",
     sampling_correction: SamplingCorrection = "off",
-    reduction: surrogates.Reduction = "mean",
     clip: float = 0.3,
 ) -> PolicyObjectives:
     """Build the losses of one task.
@@ -83,7 +76,6 @@ def policy_objectives(
         sampling_correction: ``emaml`` adds ``score weight * sum log pi(support)`` under the
             parameters that sampled it: together with ``loglik`` the exact meta-gradient of a finite
             inner batch (Stadie et al. 2018; Al-Shedivat et al. 2018). Part of ``surrogate`` only.
-        reduction: over the steps of a batch, inner and outer.
         clip: ratio bound of ``clipped``.
 
     Raises:
@@ -95,12 +87,22 @@ def policy_objectives(
             "holds how the samples depend on the parameters in its own curvature, and adding the "
             "term counts that twice"
         )
-    inner_loss = policy_gradient_loss(apply, kind=inner_surrogate, reduction=reduction)
+    inner_loss = policy_gradient_loss(apply, kind=inner_surrogate)
 
-    def policies(theta: Params, data: MetaBatch) -> tuple[Distribution, ...]:
-        path = adapt_path_one(inner_loss, theta, data.supports, inner)
+    def around_itself(params: Params, batch: Batch) -> Tensor:
+        here = apply(params, batch.observations)
+        old = type(here)(*(x.detach() for x in here))
+        loss: Tensor = inner_loss(params, batch._replace(old=old))
+        return loss
+
+    def along(path: Sequence[Params], data: MetaBatch) -> tuple[Distribution, ...]:
         batches = (*data.supports, data.query)
         return tuple(apply(p, b.observations) for p, b in zip(path, batches, strict=True))
+
+    def policies(theta: Params, data: MetaBatch) -> tuple[Distribution, ...]:
+        # The others' steps do not see the recorded policy.
+        loss = around_itself if inner_surrogate == "linear" else inner_loss
+        return along(adapt_path_one(loss, theta, data.supports, inner), data)
 
     def surrogate(theta: Params, data: MetaBatch) -> tuple[Tensor, Tensor]:
         path = adapt_path_one(inner_loss, theta, data.supports, inner)
@@ -111,12 +113,10 @@ def policy_objectives(
             log_prob(query.old, query.actions),
             query.weights,
             query.mask,
-            reduction=reduction,
         )
         if sampling_correction == "emaml":
-            # The surrogate holds the return of each episode, summed or divided by all steps.
-            episodes = query.mask[:, 0].sum()
-            unit = episodes if reduction == "sum" else episodes / query.mask.sum().clamp(min=1)
+            # The surrogate holds the returns of all episodes, divided by their number of steps.
+            unit = query.mask[:, 0].sum() / query.mask.sum().clamp(min=1)
             for params, support in zip(path, data.supports, strict=False):
                 score = surrogates.score(
                     log_prob(apply(params, support.observations), support.actions),
@@ -128,7 +128,8 @@ def policy_objectives(
 
     def clipped(theta: Params, data: tuple[MetaBatch, Tensor]) -> tuple[Tensor, Tensor]:
         batch, penalty = data
-        *before, new = policies(theta, batch)
+        path = adapt_path_one(inner_loss, theta, batch.supports, inner)
+        *before, new = along(path, batch)
         query = batch.query
         gain = surrogates.clipped_ratio(
             log_prob(new, query.actions),

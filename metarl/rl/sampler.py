@@ -33,14 +33,27 @@ class Counts(NamedTuple):
     invalid_episodes: int  # dropped because their physics diverged
 
 
+def check_counts(episodes: int, horizon: int) -> None:
+    """Refuse numbers of episodes and time steps below 1.
+
+    Raises:
+        InputError: naming the number.
+    """
+    for name, value in (("episodes", episodes), ("horizon", horizon)):
+        if value < 1:
+            raise InputError(f"{name} is {value}: it must be at least 1")
+
+
 class Sampler:
     """Exactly ``episodes`` episodes of every task, from vector environments.
 
     Row ``task * episodes + episode`` is one episode. All rows run at once where the environments
     have room, else one group of rows after the other. Several vector environments run on a Python
     thread each, so that the physics of one overlaps the policy of the other: see
-    `metarl.rl.vector.make_halves`. All randomness comes from the seed
-    of `collect`, whatever the split and the number of threads.
+    `metarl.rl.vector.make_halves`. All randomness comes from the seed of `collect`, whatever the
+    number of threads. The split matters only where it leaves padding, rows of the last group beyond
+    the last task: native environments draw fewer than 4096 starts by how many there are, padding
+    included.
 
     Args:
         envs: vector environments with ``AutoresetMode.DISABLED``, flat ``Box`` observations and
@@ -54,7 +67,7 @@ class Sampler:
             on how many there are. Slower.
 
     Raises:
-        InputError: the environments do not fit.
+        InputError: the environments do not fit, or a number is below 1.
     """
 
     def __init__(
@@ -67,6 +80,7 @@ class Sampler:
         max_invalid: float = 0.25,
         exact: bool = False,
     ) -> None:
+        check_counts(episodes, horizon)
         self.envs = [envs] if isinstance(envs, VectorEnv) else list(envs)
         self.episodes, self.horizon = episodes, horizon
         self.timeout, self.max_invalid = timeout, max_invalid
@@ -103,7 +117,8 @@ class Sampler:
         Args:
             tasks: to be sampled here.
             block: ``(first, total)`` where these are part of ``total`` tasks, the others being
-                sampled elsewhere: each then has the noise it would have if all were sampled here.
+                sampled elsewhere: each then has the noise it would have if all were sampled here,
+                as long as nowhere is padding.
         """
         self._tasks = list(tasks)
         self._block = (0, len(self._tasks)) if block is None else block
@@ -120,7 +135,7 @@ class Sampler:
         Raises:
             NonFiniteError: parameters, an observation, an action or a reward is not finite, or too
                 many episodes are invalid.
-            MetarlError: a worker process does not answer.
+            WorkerError: a worker process does not answer.
         """
         # Idle OpenMP threads spin after each operation and would take the physics' cores.
         with one_intra_op_thread():
@@ -217,8 +232,19 @@ class Sampler:
     ) -> tuple[Rollout, Counts]:
         """Drop padding and invalid episodes; shape into (task, episode), floats of ``dtype``."""
         tasks, rows = len(self._tasks), len(self._tasks) * self.episodes
+        padding = map_rollout(operator.itemgetter(slice(rows, None)), out)
         out, invalid = map_rollout(operator.itemgetter(slice(rows)), out), invalid[:rows]
         check_finite(out, self.episodes)
+        try:
+            check_finite(padding, self.episodes)
+        except NonFiniteError as error:  # the rows beside it may have been cut short by it
+            raise NonFiniteError(
+                f"non-finite {error.place} of task {tasks - 1}, in an episode beyond those asked "
+                "for, which fills an environment up",
+                place=error.place,
+                task=tasks - 1,
+                batch=error.batch,
+            ) from None
         counts = Counts(int(out.mask.sum()), int(invalid.sum()))
         if counts.invalid_episodes > self.max_invalid * rows:
             raise NonFiniteError(

@@ -91,10 +91,18 @@ def run_lanes(run: Callable[[int, Event], None], lanes: int) -> None:
     An interrupt or a lane's error sets the event and so ends the other lanes at their next step.
     """
     abandoned = Event()
+
+    def guarded(lane: int) -> None:
+        try:
+            run(lane, abandoned)
+        except BaseException:
+            abandoned.set()
+            raise
+
     with ThreadPoolExecutor(lanes) as pool:
         try:
-            list(pool.map(lambda lane: run(lane, abandoned), range(lanes)))
-        except BaseException:
+            list(pool.map(guarded, range(lanes)))
+        except BaseException:  # an interrupt reaches this thread only
             abandoned.set()
             raise
 

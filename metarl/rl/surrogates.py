@@ -116,19 +116,12 @@ def leave_one_out(returns: Tensor) -> Tensor:
     return returns - (returns.sum() - returns) / others
 
 
-def ratio(
-    log_probs: Tensor,
-    old_log_probs: Tensor,
-    weights: Tensor,
-    mask: Tensor,
-    *,
-    reduction: Reduction = "mean",
-) -> Tensor:
+def ratio(log_probs: Tensor, old_log_probs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
     """``mean_t ratio_t w_t`` with ``ratio = exp(l - l_old)``: TRPO's surrogate advantage.
 
     Its gradient at the old policy is the policy gradient (Schulman et al. 2015, equation 14).
     """
-    return reduce(torch.exp(log_probs - old_log_probs) * weights, mask, reduction)
+    return reduce(torch.exp(log_probs - old_log_probs) * weights, mask)
 
 
 def clipped_ratio(
@@ -141,4 +134,4 @@ def clipped_ratio(
     """
     r = torch.exp(log_probs - old_log_probs)
     bounded = torch.minimum(r * weights, r.clamp(1 - clip, 1 + clip) * weights)
-    return reduce(bounded, mask, "mean")
+    return reduce(bounded, mask)

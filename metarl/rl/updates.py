@@ -28,7 +28,8 @@ def old_policy(
     """``data`` whose old policies are the objective's own at ``theta``.
 
     Then every ratio is exactly 1 there, and the KL and its gradient exactly 0. The ones recorded by
-    the sampler differ in the last bits.
+    the sampler differ in the last bits, and so do the policies that ``linear`` steps reach around
+    them.
     """
     with torch.no_grad():
         chunks = run_chunks(_policies(objectives), (theta,), data, resolve_mapping(mapping, data))

@@ -4,7 +4,8 @@ Native ones (a class of their own, with ``sample_tasks`` and ``set_attr``) get `
 (first, total)`` at reset: they draw the starting noise of ``total`` environments and use their
 rows; stepped along, an environment that ended stays as it is. Gymnasium's ``SyncVectorEnv`` and
 ``AsyncVectorEnv`` get one seed per environment, and what ended is reset before the next step.
-Either way row ``r`` starts alike however the rows are spread over vector environments. Every
+Either way row ``r`` starts alike however the rows are spread over vector environments; in native
+ones of fewer than 4096 rows only where ``total``, which counts padding, is the same too. Every
 receive from a worker process has a time limit.
 """
 
@@ -24,7 +25,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-from metarl.errors import InputError, MetarlError
+from metarl.errors import InputError, WorkerError
 
 Task = dict[str, Any]
 
@@ -105,7 +106,12 @@ def check_vector(env: VectorEnv[Any, Any, Any]) -> None:
 def sample_tasks(
     env: VectorEnv[Any, Any, Any], n: int, rng: np.random.Generator, *, timeout: float
 ) -> list[Task]:
-    """``env.sample_tasks(n, rng)`` of the vector environment itself or of its first member."""
+    """``env.sample_tasks(n, rng)`` of the vector environment itself or of its first member.
+
+    Raises:
+        InputError: neither has this method.
+        WorkerError: a worker process does not answer.
+    """
     base = env.unwrapped
     if hasattr(base, "sample_tasks"):
         tasks: list[Task] = base.sample_tasks(n, rng)
@@ -114,12 +120,19 @@ def sample_tasks(
     seed = int(rng.integers(2**63))
     if isinstance(base, AsyncVectorEnv):
         with _receiving(base, timeout, "sampling tasks"):
-            base.call_async("sample_tasks", n, np.random.default_rng(seed))
-            return list(base.call_wait(timeout)[0])
-    if not isinstance(base, SyncVectorEnv):
-        raise InputError(f"{type(base).__name__} has no method sample_tasks(n, rng)")
-    method = base.envs[0].get_wrapper_attr("sample_tasks")
-    return list(method(n, np.random.default_rng(seed)))
+            # Asked first: a worker ends, and gymnasium prints its traceback, where it lacks it.
+            base.call_async("has_wrapper_attr", "sample_tasks")
+            if base.call_wait(timeout)[0]:
+                base.call_async("sample_tasks", n, np.random.default_rng(seed))
+                return list(base.call_wait(timeout)[0])
+    elif isinstance(base, SyncVectorEnv) and base.envs[0].has_wrapper_attr("sample_tasks"):
+        method = base.envs[0].get_wrapper_attr("sample_tasks")
+        return list(method(n, np.random.default_rng(seed)))
+    name = type(base).__name__ if base.spec is None else base.spec.id
+    raise InputError(
+        f"{name} has no method sample_tasks(n, rng), so there are no tasks to learn from: "
+        "docs/writing.md shows how to write it, `metarl check` says what else is missing"
+    )
 
 
 def set_tasks(
@@ -193,7 +206,7 @@ def _receiving(env: AsyncVectorEnv, timeout: float, doing: str) -> Iterator[None
         for process in env.processes:
             process.kill()
         env.close(terminate=True)
-        raise MetarlError(
+        raise WorkerError(
             f"environment worker {silent[0] if silent else '?'} gave no answer within {timeout:g} s"
             f" while {doing}: the workers were ended; look for a hang in the environment or raise"
             " the time limit"
@@ -221,14 +234,23 @@ def _limited(call: Callable[[], None], timeout: float) -> None:
 def action_map(space: Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Map of policy actions ``(row, ...)`` to what the environment takes.
 
-    ``Box``: [-1, 1] goes affinely to the action's range, and what lies outside is clipped;
-    dimensions without finite bounds stay as they are. ``Discrete``: counts from its start.
+    ``Box`` of floats: [-1, 1] goes affinely to the action's range, and what lies outside is
+    clipped; a dimension without two finite bounds is not scaled, only clipped to the one it may
+    have. ``Discrete``: counts from its start.
+
+    Raises:
+        InputError: any other space.
     """
     if isinstance(space, Discrete):
         start, kind = space.start, space.dtype
         return lambda actions: (actions + start).astype(kind)
     if not isinstance(space, Box) or len(space.shape) != 1:
         raise InputError(f"the action space is {space}; the sampler takes flat Box and Discrete")
+    if not np.issubdtype(space.dtype, np.floating):
+        raise InputError(
+            f"the action space is {space}, not of floats: make it a Box of float32 and round in "
+            "the environment"
+        )
     low, high = space.low, space.high
     bounded = np.isfinite(low) & np.isfinite(high)
     scale, centre = np.ones_like(low), np.zeros_like(low)

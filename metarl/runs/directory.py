@@ -34,7 +34,8 @@ class Run:
     Attributes:
         path: the directory.
         config: the run's config, as config.json holds it.
-        best: the best checkpoint so far by `save_best`, or None.
+        best: the best checkpoint so far by `save_best`, or None; also when that failed, since the
+            next save does it first.
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class Run:
     ) -> None:
         self.path = path
         self.config = config
-        self.best: Best | None = None
+        self._best: Best | None = None
+        self._unsaved: tuple[Snapshot, Best] | None = None  # a best that could not be saved yet
         self._lock = descriptor
         self._tensorboard = tensorboard
         self._log = Log(path / METRICS, tensorboard=tensorboard) if fresh else None
@@ -74,6 +76,11 @@ class Run:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    @property
+    def best(self) -> Best | None:
+        """The best checkpoint so far, see the class."""
+        return self._best if self._unsaved is None else self._unsaved[1]
 
     def load(self) -> Snapshot | None:
         """Go back to the newest checkpoint that verifies; None to start at iteration 0.
@@ -104,7 +111,7 @@ class Run:
             if number > iteration:
                 aside = self._set_aside(number)
                 messages.append(f"skipped {error}; kept as {aside.name}")
-        self.best = None if newest is None else newest.best
+        self._best = None if newest is None else newest.best
         self._saved = {number: checkpoint.best for number, checkpoint in good.items()}
         self._log = Log(self.path / METRICS, after=iteration, tensorboard=self._tensorboard)
         self._tidy()
@@ -156,7 +163,10 @@ class Run:
                 again unless `gives_up`.
             NonFiniteError: the snapshot holds a number that is not finite.
         """
-        self._save(snapshot, self.best)
+        if self._unsaved is not None:
+            self._save(*self._unsaved)
+            self._unsaved = None
+        self._save(snapshot, self._best)
 
     def save_best(self, snapshot: Snapshot, metric: str, value: float) -> None:
         """`save` a checkpoint that is the best so far; compare with `best` before calling this.
@@ -168,7 +178,13 @@ class Run:
             metric: the validation metric's tag.
             value: its value, finite.
         """
-        self._save(snapshot, Best(snapshot.iteration, metric, float(value)))
+        best = Best(snapshot.iteration, metric, float(value))
+        self._unsaved = None
+        try:
+            self._save(snapshot, best)
+        except SaveError:
+            self._unsaved = snapshot, best
+            raise
 
     @property
     def gives_up(self) -> bool:
@@ -178,7 +194,7 @@ class Run:
     def _save(self, snapshot: Snapshot, best: Best | None) -> None:
         log = self._opened_log()
         last = max(self._saved, default=-1)
-        if snapshot.iteration == last and best == self.best:
+        if snapshot.iteration == last and best == self._best:
             return
         if snapshot.iteration <= last:
             raise ValueError(f"iteration {snapshot.iteration} is not after {last}, saved last")
@@ -188,7 +204,7 @@ class Run:
             self._failures += 1
             raise
         self._failures = 0
-        self.best = best
+        self._best = best
         self._saved[snapshot.iteration] = best
         fault_point("save:best")
         self._tidy()
@@ -219,10 +235,10 @@ class Run:
                 for iteration in sorted({*self._saved} - kept):
                     files.remove_tree(self.path / CHECKPOINTS / directory_name(iteration))
                     del self._saved[iteration]
-                if self.best is None:
+                if self._best is None:
                     view.unlink(missing_ok=True)
                     return
-                text = documents.dumps(self.best._asdict(), BEST)
+                text = documents.dumps(self._best._asdict(), BEST)
                 if not view.exists() or files.read(view) != text:
                     files.replace(view, text)
         except SaveError as error:  # the checkpoint itself is safe; this is done again next time
