@@ -9,7 +9,6 @@ import torch
 import metarl
 from metarl.distributed import ALONE, Ranks
 from metarl.errors import InputError
-from metarl.rl.clock import Clock
 from metarl.rl.collect import Collected, collect_meta_batch
 from metarl.rl.maml import meta_step
 from metarl.rl.objectives import policy_objectives
@@ -221,7 +220,6 @@ class PolicyLearner:
             seed=seed,
             mapping=self.machine.mapping,
             ranks=ranks,
-            clock=Clock(),
         )
 
     def validate(self, state: State) -> Metrics:

@@ -11,14 +11,16 @@ import tyro
 
 import metarl
 import metarl_envs  # noqa: F401  # registers metarl/...
-from metarl.rl import MetaPolicy
-from metarl.rl.clock import Clock
-from metarl.rl.collect import collect_meta_batch
-from metarl.rl.objectives import policy_objectives
-from metarl.rl.policies import GaussianMLP
-from metarl.rl.sampler import Sampler
-from metarl.rl.updates import old_policy, trpo_update
-from metarl.rl.weighting import Weighting
+from metarl.rl import (
+    GaussianMLP,
+    MetaPolicy,
+    Sampler,
+    Weighting,
+    collect_meta_batch,
+    old_policy,
+    policy_objectives,
+    trpo_update,
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,6 @@ objectives = policy_objectives(apply, inner)
 weighting = Weighting(args.discount)
 
 for iteration in range(args.iterations):
-    clock = Clock()
-
     # Act under theta, take a gradient step on each task, act under the adapted policies.
     collected = collect_meta_batch(
         theta,
@@ -70,7 +70,6 @@ for iteration in range(args.iterations):
         inner_steps=args.inner_steps,
         weighting=weighting,
         seed=metarl.seed_of(args.seed, "rollouts", iteration),
-        clock=clock,
     )
 
     # Move theta so that the adapted policies earn more.
@@ -80,7 +79,6 @@ for iteration in range(args.iterations):
         old_policy(objectives, theta, collected.data),
         max_kl=args.max_kl,
         generator=metarl.torch_stream(args.seed, "fisher", iteration),
-        clock=clock,
     )
 
     before, *_, after = collected.returns().mean(1).tolist()

@@ -9,7 +9,6 @@ from torch.utils._pytree import tree_leaves
 
 import metarl
 from metarl.errors import MetarlError
-from metarl.rl.clock import Clock
 from metarl.rl.collect import collect_meta_batch
 
 from ..configs.rl import THREADS
@@ -67,7 +66,6 @@ def measure(tasks: int, machine: Machine | None = None, **changes: object) -> fl
         weighting=learner.weighting,
         seed=0,
         mapping=learner.mapping,
-        clock=Clock(),
     )
     rollouts: int = sum(x.numel() * x.element_size() for x in tree_leaves(collected.rollouts))
     return (peak - rollouts) / 1e9

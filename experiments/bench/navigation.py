@@ -1,7 +1,6 @@
 """Speed of the meta-update of navigation against a plain loop over tasks."""
 
 import metarl
-from metarl.rl.clock import Clock
 from metarl.rl.updates import trpo_update
 from metarl.trust_region import trust_region_step
 
@@ -34,7 +33,6 @@ def navigation_bench(
             fisher_fraction=config.fisher_fraction,
             generator=metarl.torch_stream(0, "bench-fisher"),
             mapping=learner.mapping,
-            clock=Clock(),
         )
 
     def loop() -> None:

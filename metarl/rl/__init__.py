@@ -1,11 +1,48 @@
 """Meta-reinforcement learning: policies, rollouts, inner loops and meta-updates.
 
-metapolicy = metarl.rl.load("runs/cheetah-velocity/seed-0")
-policy = metapolicy.adapt(env, episodes=20, steps=1, seed=0)
-action, _ = policy.predict(observation)
+A meta-policy in use:
+
+    metapolicy = metarl.rl.load("runs/cheetah-velocity/seed-0")
+    policy = metapolicy.adapt(env, episodes=20, steps=1, seed=0)
+    action, _ = policy.predict(observation)
+
+One meta-iteration, from its parts:
+
+    collected = collect_meta_batch(theta, sampler=sampler, tasks=tasks, ...)
+    data = old_policy(objectives, theta, collected.data)
+    theta, metrics = trpo_update(objectives, theta, data, ...)
 """
 
 from metarl.rl.acting import Policy
+from metarl.rl.clock import Clock
+from metarl.rl.collect import collect_meta_batch
+from metarl.rl.distributions import Categorical, Gaussian
+from metarl.rl.maml import meta_step
 from metarl.rl.metapolicy import MetaPolicy, load
+from metarl.rl.objectives import policy_objectives
+from metarl.rl.policies import CategoricalMLP, GaussianMLP
+from metarl.rl.sampler import Sampler
+from metarl.rl.updates import adam_update, old_policy, promp_update, trpo_update
+from metarl.rl.vector import make_halves
+from metarl.rl.weighting import Weighting
 
-__all__ = ["MetaPolicy", "Policy", "load"]
+__all__ = [
+    "Categorical",
+    "CategoricalMLP",
+    "Clock",
+    "Gaussian",
+    "GaussianMLP",
+    "MetaPolicy",
+    "Policy",
+    "Sampler",
+    "Weighting",
+    "adam_update",
+    "collect_meta_batch",
+    "load",
+    "make_halves",
+    "meta_step",
+    "old_policy",
+    "policy_objectives",
+    "promp_update",
+    "trpo_update",
+]

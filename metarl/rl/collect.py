@@ -65,7 +65,7 @@ def adapt_by_acting(
     seed: int,
     block: tuple[int, int] | None = None,
     mapping: str = "auto",
-    clock: Clock,
+    clock: Clock | None = None,
 ) -> Adapted:
     """Sample every task, take a gradient step on what it did, and so on: K times both.
 
@@ -81,11 +81,12 @@ def adapt_by_acting(
         seed: keys all sampling noise.
         block: where these tasks are part of more, see `Sampler.set_tasks`.
         mapping: of the adaptation.
-        clock: collects ``sample`` and ``adapt``.
+        clock: collects ``sample`` and ``adapt``, if wanted.
 
     Raises:
         NonFiniteError: a sample, a weight or an adapted parameter is not finite.
     """
+    clock = clock or Clock()
     sampler.set_tasks(tasks, block=block)
     path = [expand_params(theta, len(tasks))]
     supports: list[Batch] = []
@@ -118,7 +119,7 @@ def collect_meta_batch(
     mixed: int = 1,
     mapping: str = "auto",
     ranks: Ranks = ALONE,
-    clock: Clock,
+    clock: Clock | None = None,
 ) -> Collected:
     """`adapt_by_acting`, and sample once more after the last step.
 
@@ -131,6 +132,7 @@ def collect_meta_batch(
     Raises:
         NonFiniteError: a sample, a weight or an adapted parameter is not finite.
     """
+    clock = clock or Clock()
     rows = ranks.rows(len(tasks) // mixed)
     first = rows.start * mixed
     adapted = adapt_by_acting(

@@ -14,7 +14,6 @@ from metarl.errors import InputError
 from metarl.inner import InnerLoop, extended_rates
 from metarl.params import Params, from_module, split_rates
 from metarl.rl.acting import Policy, check_spaces
-from metarl.rl.clock import Clock
 from metarl.rl.collect import Adapted, adapt_by_acting
 from metarl.rl.objectives import policy_objectives
 from metarl.rl.one_task import Env, one_task_sampler
@@ -132,7 +131,6 @@ class MetaPolicy:
             inner_steps=steps,
             weighting=self.weighting,
             seed=seed,
-            clock=Clock(),
         )
 
     def save(self, path: str | Path) -> None:

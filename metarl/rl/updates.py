@@ -53,7 +53,7 @@ def trpo_update(
     damping: float = 1e-5,
     mapping: str = "auto",
     reduce: Reduce | InOrder | None = None,
-    clock: Clock,
+    clock: Clock | None = None,
 ) -> tuple[Params, Metrics]:
     """One `trust_region_step` on the surrogate after adaptation.
 
@@ -72,11 +72,12 @@ def trpo_update(
         damping: added to the Fisher matrix's diagonal.
         mapping: see `mean_over_tasks`.
         reduce: likewise, where ranks share the tasks.
-        clock: collects ``gradient``, ``fisher`` and ``line_search``.
+        clock: collects ``gradient``, ``fisher`` and ``line_search``, if wanted.
 
     Returns:
         The new theta (the same object where the step was rejected), and metrics.
     """
+    clock = clock or Clock()
     few = subsample(data, fisher_fraction, generator, reduce=reduce)
     # Chosen once: by their few steps tasks would seem small, but their activations are not.
     mapping = str(resolve_mapping(mapping, data))
@@ -106,11 +107,11 @@ def adam_update(
     *,
     mapping: str = "auto",
     reduce: Reduce | InOrder | None = None,
-    clock: Clock,
+    clock: Clock | None = None,
 ) -> Metrics:
     """One step of a torch optimiser on the surrogate after adaptation; ``theta`` moves in place."""
     objective = mean_over_tasks(objectives.surrogate, data, mapping=mapping, reduce=reduce)
-    with clock("gradient"):
+    with (clock or Clock())("gradient"):
         loss, kl = _descend(objective, theta, optimizer)
     return {"loss": float(loss), "kl": float(kl), "step_accepted": 1.0}
 
@@ -126,7 +127,7 @@ def promp_update(
     target_kl: float = 0.01,
     mapping: str = "auto",
     reduce: Reduce | InOrder | None = None,
-    clock: Clock,
+    clock: Clock | None = None,
 ) -> tuple[Metrics, float]:
     """ProMP (Rothfuss et al. 2019): clipped surrogate with a penalty on the inner KL.
 
@@ -140,6 +141,7 @@ def promp_update(
     Raises:
         NonFiniteError: in any epoch; ``theta`` and the optimiser are as they were before the first.
     """
+    clock = clock or Clock()
     start = {name: p.detach().clone() for name, p in theta.items()}
     moments = copy.deepcopy(optimizer.state_dict())
     weights = data.query.mask.new_full((len(data.query.mask),), penalty)
