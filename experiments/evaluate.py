@@ -17,7 +17,7 @@ from metarl.runs.faults import fault_point
 from .catalog import Experiment
 from .evaluations import FIELDS, digest
 from .family import Learner, mean_and_ci95
-from .machine import Machine, resolve
+from .machine import Machine, at_most_all_cores, resolve
 from .options import find_experiment
 from .state import put_params
 from .stored import stored
@@ -75,6 +75,7 @@ def load(path: Path, *, last: bool = False, device: str | None = None) -> Loaded
 
 def _at_hand(machine: Machine, device: str | None) -> Machine:
     """The machine of a run, as far as there is one here."""
+    machine = at_most_all_cores(machine)
     if device is not None:
         return resolve(replace(machine, device=device), threads=1)
     try:

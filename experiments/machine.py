@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from metarl.compiling import compiler_present
-from metarl.devices import find_device
+from metarl.devices import available_cores, find_device
 from metarl.errors import InputError
 from metarl.mapping import parse_mapping
 
@@ -23,8 +23,9 @@ class Machine:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` only before `resolve`.
         dtype: floating type of parameters and data.
         threads: intra-op threads on the CPU; 0 only before `resolve`.
-        mapping: how tasks are mapped: ``"auto"``, ``"vmap"``, ``"chunk:N"``, ``"threads"``; a
-            learner replaces ``"auto"`` when it is built.
+        mapping: how tasks are mapped: ``"auto"``, ``"vmap"``, ``"chunk:N"``, ``"threads"``.
+            Learners replace ``"auto"`` when they are built, but for those of policies, where the
+            shapes of each batch decide.
         compile: whether the step is compiled; ``"auto"`` only before `resolve`.
         exact: one task at a time on one thread, so that results do not depend on the number of
             ranks to the bit.
@@ -82,21 +83,20 @@ def resolve(machine: Machine, *, threads: int, long: bool = True) -> Machine:
     return replace(
         machine,
         device=device,
-        threads=machine.threads or min(threads, _cores()),
+        threads=machine.threads or min(threads, available_cores()),
         compile=wanted,
     )
 
 
+def at_most_all_cores(machine: Machine) -> Machine:
+    """A stored machine on no more threads than there are cores here."""
+    return replace(machine, threads=min(machine.threads, available_cores()))
+
+
 def on_ranks(machine: Machine) -> Machine:
-    """A stored machine on no more threads than there are cores for each of several ranks here."""
+    """A stored machine as it is, whose bits threads decide, or shared by several ranks here."""
     alone = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1
-    return machine if alone else replace(machine, threads=min(machine.threads, _cores()))
-
-
-def _cores() -> int:
-    """Cores for this process; the ranks of a machine share its cores."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (count or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return machine if alone else at_most_all_cores(machine)
 
 
 def _device(name: str) -> str:

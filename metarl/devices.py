@@ -1,8 +1,17 @@
-"""The device that a name means on this machine."""
+"""What this machine has: cores, and the device that a name means."""
+
+import os
 
 import torch
 
 from .errors import InputError
+
+
+def available_cores() -> int:
+    """Cores for this process; the ranks of a machine share those it may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    count = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def find_device(name: str) -> str:

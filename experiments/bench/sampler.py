@@ -9,10 +9,11 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import metarl_envs
+from metarl.devices import available_cores
 from metarl.params import expand_params, from_module
 from metarl.rl.policies import GaussianMLP
 from metarl.rl.sampler import Sampler
-from metarl.rl.vector import available_cores, make_halves
+from metarl.rl.vector import make_halves
 from metarl_envs.quiet import quiet_mujoco
 
 from .beside.physics import raw_physics
