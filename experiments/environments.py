@@ -15,7 +15,8 @@ import metarl_envs
 from metarl.errors import InputError
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.sampler import Sampler
-from metarl.rl.vector import apart, make_halves
+from metarl.rl.vector import make_halves
+from metarl.rl.workers import apart
 
 from .catalog import package_data
 from .configs.rl import Config, EnvConfig
@@ -55,6 +56,20 @@ def make_sampler(
             rows = env.workers or min(tasks * episodes, whole)
             envs = [_make_plain(env, rows, observe_task)]
     return Sampler(envs, episodes=episodes, horizon=env.horizon, exact=exact)
+
+
+def require_tasks(sampler: Sampler) -> None:
+    """See that the environments of a sampler have tasks; if not, they are closed.
+
+    Raises:
+        InputError: they have none.
+    """
+    try:
+        sampler.sample_tasks(1, np.random.default_rng(0))
+    except InputError:
+        for env in sampler.envs:
+            env.close()  # workers that only the garbage collector ends leave a traceback
+        raise
 
 
 def make_drawn(env: EnvConfig, rows: int, *, observe_task: bool) -> VectorEnv[Any, Any, Any]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 import metarl
 from metarl.errors import InputError
 from metarl.rl import vector
+from metarl.rl.actions import action_map
 from metarl.rl.distributions import sample
 from metarl.rl.noise import draw_noise
 
@@ -104,7 +105,7 @@ def _play(
     env: Any, learner: PolicyLearner, params: metarl.Params, *, seed: int, stride: int
 ) -> list[Episode]:
     policy = torch.func.vmap(learner.apply)
-    to_env = vector.action_map(env.single_action_space)
+    to_env = action_map(env.single_action_space)
     like = next(iter(params.values()))
     noise = metarl.stream(seed, "render-noise")
     start = metarl.seed_of(seed, "render-reset")

@@ -8,7 +8,6 @@ import torch
 
 import metarl
 from metarl.distributed import ALONE, Ranks
-from metarl.errors import InputError
 from metarl.rl.collect import Collected, collect_meta_batch
 from metarl.rl.maml import meta_step
 from metarl.rl.objectives import policy_objectives
@@ -18,7 +17,7 @@ from metarl.rl.weighting import Weighting
 
 from .configs.rl import Config, EvaluateOptions
 from .contradictions import check_options
-from .environments import make_policy, make_sampler
+from .environments import make_policy, make_sampler, require_tasks
 from .family import Evaluation, Metrics, State
 from .machine import Machine
 from .memory import Needs
@@ -117,13 +116,7 @@ class PolicyLearner:
         Raises:
             InputError: the environment has no tasks.
         """
-        sampler = self.sampler(*self.sizes)
-        try:  # now, when there is no run directory yet
-            sampler.sample_tasks(1, metarl.stream(seed, "first-task"))
-        except InputError:
-            for env in sampler.envs:
-                env.close()  # workers that only the garbage collector ends leave a traceback
-            raise
+        require_tasks(self.sampler(*self.sizes))  # now, when there is no run directory yet
         params = self.params(seed)
         if self.config.update == "trpo":
             return State(params, None, {"seed": seed})

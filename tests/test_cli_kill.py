@@ -18,7 +18,7 @@ from workloads import WORKLOADS, argv, ending, glyphs_for_images, kill_at_random
 from metarl.runs import Run, Snapshot, faults
 from metarl_experiments.__main__ import main
 
-ORDINARY = ("sinusoid", "navigation")
+ORDINARY = ("sinusoid", "images", "navigation")
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from walkers import Walker
 import metarl_envs
 from metarl.errors import InputError, NonFiniteError, WorkerError
 from metarl.params import Params, expand_params, from_module
+from metarl.rl.actions import action_map
 from metarl.rl.distributions import log_prob, sample
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.rollout import Rollout, episode_returns, mean_return
 from metarl.rl.sampler import Sampler
-from metarl.rl.vector import action_map, make_halves
+from metarl.rl.vector import make_halves
 from metarl.streams import seed_of, stream
 
 TASKS, EPISODES, HORIZON, SEED = 3, 4, 7, 11

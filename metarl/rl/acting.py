@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from metarl.errors import InputError
+from metarl.rl.actions import action_map
 from metarl.rl.distributions import Gaussian, sample
 from metarl.rl.noise import draw_noise
-from metarl.rl.vector import action_map
 from metarl.runs.export import export_params
 
 

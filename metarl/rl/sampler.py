@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Callable, Sequence
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,25 +12,20 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metarl.errors import InputError, NonFiniteError
+from metarl.errors import InputError
 from metarl.mapping import one_intra_op_thread
 from metarl.params import Params, from_module
 from metarl.rl import vector
+from metarl.rl.actions import action_map
 from metarl.rl.distributions import Distribution
 from metarl.rl.mapped import check_params, one_by_one
 from metarl.rl.noise import action_noise
-from metarl.rl.rollout import Rollout, check_finite, empty_rollout, map_rollout
+from metarl.rl.rollout import Rollout, empty_rollout, map_rollout
 from metarl.rl.stepping import run_episodes, run_lanes
+from metarl.rl.validity import Counts, whole_tasks
 from metarl.streams import seed_of
 
 Env = VectorEnv[Any, Any, Any]
-
-
-class Counts(NamedTuple):
-    """What one collection cost."""
-
-    env_steps: int  # transitions of running episodes, those of invalid ones included
-    invalid_episodes: int  # dropped because their physics diverged
 
 
 def check_counts(episodes: int, horizon: int) -> None:
@@ -103,7 +98,7 @@ class Sampler:
                 "gymnasium.wrappers.FlattenObservation"
             )
         self._observation_dim = space.shape[0]
-        self._to_env = vector.action_map(self.envs[0].single_action_space)
+        self._to_env = action_map(self.envs[0].single_action_space)
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> list[vector.Task]:
         """Draw ``n`` tasks from the environment's task distribution."""
@@ -171,7 +166,14 @@ class Sampler:
                     )
 
         run_lanes(run, len(self.envs))
-        return self._finish(out, invalid, like[0].dtype)
+        return whole_tasks(
+            out,
+            invalid,
+            tasks=len(self._tasks),
+            episodes=self.episodes,
+            max_invalid=self.max_invalid,
+            dtype=like[0].dtype,
+        )
 
     def _groups(self) -> tuple[list[int], int]:
         """First rows of the groups, ``i`` running on environment ``i % len(envs)``; their end."""
@@ -226,45 +228,3 @@ class Sampler:
             return type(distribution)(*(field.flatten(0, 1) for field in distribution))
 
         return act
-
-    def _finish(
-        self, out: Rollout, invalid: NDArray[np.bool_], dtype: torch.dtype
-    ) -> tuple[Rollout, Counts]:
-        """Drop padding and invalid episodes; shape into (task, episode), floats of ``dtype``."""
-        tasks, rows = len(self._tasks), len(self._tasks) * self.episodes
-        padding = map_rollout(operator.itemgetter(slice(rows, None)), out)
-        out, invalid = map_rollout(operator.itemgetter(slice(rows)), out), invalid[:rows]
-        check_finite(out, self.episodes)
-        try:
-            check_finite(padding, self.episodes)
-        except NonFiniteError as error:  # the rows beside it may have been cut short by it
-            raise NonFiniteError(
-                f"non-finite {error.place} of task {tasks - 1}, in an episode beyond those asked "
-                "for, which fills an environment up",
-                place=error.place,
-                task=tasks - 1,
-                batch=error.batch,
-            ) from None
-        counts = Counts(int(out.mask.sum()), int(invalid.sum()))
-        if counts.invalid_episodes > self.max_invalid * rows:
-            raise NonFiniteError(
-                f"the physics of {counts.invalid_episodes} of {rows} episodes diverged, more than "
-                f"{self.max_invalid:.0%}: look at the size of the actions and the time step",
-                place="physics",
-            )
-        lost = invalid.reshape(tasks, -1).all(1)
-        if lost.any():
-            task = int(lost.argmax())
-            raise NonFiniteError(
-                f"the physics of every episode of task {task} diverged",
-                place="physics",
-                task=task,
-            )
-        out.mask[torch.from_numpy(invalid)] = 0.0
-        device = out.log_probs.device
-
-        def shaped(x: Tensor) -> Tensor:
-            kind = dtype if x.is_floating_point() else x.dtype
-            return x.to(device, kind).reshape(tasks, self.episodes, *x.shape[1:])
-
-        return map_rollout(shaped, out), counts

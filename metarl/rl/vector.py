@@ -9,23 +9,17 @@ ones of fewer than 4096 rows only where ``total``, which counts padding, is the 
 receive from a worker process has a time limit.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium import Space
-from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from metarl.devices import available_cores
-from metarl.errors import InputError, WorkerError
+from metarl.errors import InputError
+from metarl.rl.workers import limited, receiving
 
 Task = dict[str, Any]
 
@@ -65,19 +59,6 @@ def make_halves(
     ]
 
 
-def apart(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """Wrapper for environments of worker processes: out of reach of signals to their owner's group.
-
-    Ctrl-C and hang-ups go to all processes of a terminal, ``timeout`` signals its whole group; the
-    owner could then not finish its iteration. Workers end when it does, or closes its end.
-    """
-    if multiprocessing.current_process().daemon:  # not in the owner, which makes one to look at
-        os.setpgid(0, 0)
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, signal.SIG_DFL)
-    return env
-
-
 def check_vector(env: VectorEnv[Any, Any, Any]) -> None:
     """Refuse what the sampler cannot use.
 
@@ -114,7 +95,7 @@ def sample_tasks(
     # A worker process cannot advance this process's generator: it gets one of its own.
     seed = int(rng.integers(2**63))
     if isinstance(base, AsyncVectorEnv):
-        with _receiving(base, timeout, "sampling tasks"):
+        with receiving(base, timeout, "sampling tasks"):
             # Asked first: a worker ends, and gymnasium prints its traceback, where it lacks it.
             base.call_async("has_wrapper_attr", "sample_tasks")
             if base.call_wait(timeout)[0]:
@@ -141,8 +122,8 @@ def set_tasks(
         base.set_attr("task", list(tasks))  # type: ignore[attr-defined]  # not in the base class
         return
     # Gymnasium's set_attr waits without limit, so a thread of our own does the waiting.
-    with _receiving(base, timeout, "setting tasks"):
-        _limited(lambda: base.set_attr("task", list(tasks)), timeout)
+    with receiving(base, timeout, "setting tasks"):
+        limited(lambda: base.set_attr("task", list(tasks)), timeout)
 
 
 def reset(
@@ -169,7 +150,7 @@ def step(env: VectorEnv[Any, Any, Any], actions: NDArray[Any], *, timeout: float
     """One step of every row."""
     base = env.unwrapped
     if isinstance(base, AsyncVectorEnv):
-        with _receiving(base, timeout, "stepping"):
+        with receiving(base, timeout, "stepping"):
             base.step_async(actions)
             observations, rewards, terminated, truncated, infos = base.step_wait(timeout)
     else:
@@ -183,72 +164,9 @@ def step(env: VectorEnv[Any, Any, Any], actions: NDArray[Any], *, timeout: float
 def _reset(env: VectorEnv[Any, Any, Any], kwargs: dict[str, Any], timeout: float) -> NDArray[Any]:
     base = env.unwrapped
     if isinstance(base, AsyncVectorEnv):
-        with _receiving(base, timeout, "resetting"):
+        with receiving(base, timeout, "resetting"):
             base.reset_async(**kwargs)
             observations, _ = base.reset_wait(timeout)
     else:
         observations, _ = env.reset(**kwargs)
     return np.asarray(observations)
-
-
-@contextmanager
-def _receiving(env: AsyncVectorEnv, timeout: float, doing: str) -> Iterator[None]:
-    """Turn a silent worker into an error, and end the workers, which can no longer be trusted."""
-    try:
-        yield
-    except multiprocessing.TimeoutError:
-        silent = [i for i, pipe in enumerate(env.parent_pipes) if not pipe.poll()]
-        for process in env.processes:
-            process.kill()
-        env.close(terminate=True)
-        raise WorkerError(
-            f"environment worker {silent[0] if silent else '?'} gave no answer within {timeout:g} s"
-            f" while {doing}: the workers were ended; look for a hang in the environment or raise"
-            " the time limit"
-        ) from None
-
-
-def _limited(call: Callable[[], None], timeout: float) -> None:
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            call()
-        except Exception as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if thread.is_alive():
-        raise multiprocessing.TimeoutError
-    if failures:
-        raise failures[0]
-
-
-def action_map(space: Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Map of policy actions ``(row, ...)`` to what the environment takes.
-
-    ``Box`` of floats: [-1, 1] goes affinely to the action's range, and what lies outside is
-    clipped; a dimension without two finite bounds is not scaled, only clipped to the one it may
-    have. ``Discrete``: counts from its start.
-
-    Raises:
-        InputError: any other space.
-    """
-    if isinstance(space, Discrete):
-        start, kind = space.start, space.dtype
-        return lambda actions: (actions + start).astype(kind)
-    if not isinstance(space, Box) or len(space.shape) != 1:
-        raise InputError(f"the action space is {space}; the sampler takes flat Box and Discrete")
-    if not np.issubdtype(space.dtype, np.floating):
-        raise InputError(
-            f"the action space is {space}, not of floats: make it a Box of float32 and round in "
-            "the environment"
-        )
-    low, high = space.low, space.high
-    bounded = np.isfinite(low) & np.isfinite(high)
-    scale, centre = np.ones_like(low), np.zeros_like(low)
-    scale[bounded] = (high[bounded] - low[bounded]) / 2
-    centre[bounded] = (high[bounded] + low[bounded]) / 2
-    return lambda actions: np.clip(centre + scale * actions.astype(low.dtype), low, high)

@@ -109,7 +109,7 @@ class Run:
         messages = []
         for number, error in bad.items():
             if number > iteration:
-                aside = self._set_aside(number)
+                aside = files.set_aside(self.path / CHECKPOINTS / directory_name(number))
                 messages.append(f"skipped {error}; kept as {aside.name}")
         self._best = None if newest is None else newest.best
         self._saved = {number: checkpoint.best for number, checkpoint in good.items()}
@@ -123,15 +123,6 @@ class Run:
         for message in messages:
             warnings.warn(message, RunWarning, stacklevel=2)
         return None if newest is None else newest.snapshot
-
-    def _set_aside(self, iteration: int) -> Path:
-        source = self.path / CHECKPOINTS / directory_name(iteration)
-        count = 1
-        while os.path.lexists(aside := source.with_name(f"damaged-{source.name}-{count}")):
-            count += 1
-        with files.saving(aside):
-            os.rename(source, aside)
-        return aside
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl and its points to TensorBoard; see `metarl.log.Log`.

@@ -154,6 +154,16 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename to the first ``damaged-<name>-<n>`` that is free; the new path."""
+    count = 1
+    while os.path.lexists(aside := path.with_name(f"damaged-{path.name}-{count}")):
+        count += 1
+    with saving(aside):
+        os.rename(path, aside)
+    return aside
+
+
 def remove_temporaries(directory: Path) -> None:
     """Remove what a killed writer left unfinished in `directory`."""
     for entry in list(os.scandir(directory)):

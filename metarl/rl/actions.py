@@ -1,0 +1,39 @@
+"""From the actions of policies to those of environments."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
+
+from metarl.errors import InputError
+
+
+def action_map(space: Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Map of policy actions ``(row, ...)`` to what the environment takes.
+
+    ``Box`` of floats: [-1, 1] goes affinely to the action's range, and what lies outside is
+    clipped; a dimension without two finite bounds is not scaled, only clipped to the one it may
+    have. ``Discrete``: counts from its start.
+
+    Raises:
+        InputError: any other space.
+    """
+    if isinstance(space, Discrete):
+        start, kind = space.start, space.dtype
+        return lambda actions: (actions + start).astype(kind)
+    if not isinstance(space, Box) or len(space.shape) != 1:
+        raise InputError(f"the action space is {space}; the sampler takes flat Box and Discrete")
+    if not np.issubdtype(space.dtype, np.floating):
+        raise InputError(
+            f"the action space is {space}, not of floats: make it a Box of float32 and round in "
+            "the environment"
+        )
+    low, high = space.low, space.high
+    bounded = np.isfinite(low) & np.isfinite(high)
+    scale, centre = np.ones_like(low), np.zeros_like(low)
+    scale[bounded] = (high[bounded] - low[bounded]) / 2
+    centre[bounded] = (high[bounded] + low[bounded]) / 2
+    return lambda actions: np.clip(centre + scale * actions.astype(low.dtype), low, high)
