@@ -183,10 +183,10 @@ def test_products_are_those_of_the_theta_given() -> None:
     objective = mean_over_tasks(
         lambda theta, x: (theta["w"].sum(), theta["w"].sum()), x, fisher=gauss_newton
     )
-    v = {"w": torch.ones((), dtype=F64)}
-    found = [float(objective.fisher({"w": torch.tensor(s, dtype=F64)}, v)["w"]) for s in (1, 2, 3)]
-    # The second derivative of (w^2 x - c)^2 where it is 0 is 8 w^2 x^2. Each theta is gone before
-    # the next comes, and may leave it its place in memory.
+    w = torch.ones((), dtype=F64)
+    # Each theta is gone before the next comes, and leaves it its place in memory.
+    found = [float(objective.fisher({"w": w * s}, {"w": w})["w"]) for s in (1, 2, 3)]
+    # The second derivative of (w^2 x - c)^2 where it is 0 is 8 w^2 x^2.
     truth = [8 * s**2 * float(x.square().sum(1).mean()) for s in (1, 2, 3)]
     assert found == pytest.approx(truth)
 
