@@ -23,7 +23,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from .products import SMALL_PRODUCTS, use_onednn
 from .stages import split_stages
 
-Shapes = set[tuple[torch.Size, ...]]
+Ready = Callable[[Any, Any], bool]
+"""Whether a call with these arguments, on this thread, finds its program built."""
 Read = Callable[[Sequence[Tensor]], tuple[Any, Any]]
 """The tensors of a call -> its ``(shared, data)``."""
 
@@ -68,8 +69,8 @@ def _builds(source: str) -> bool:
 @functools.lru_cache(maxsize=64)
 def compile_chunks(
     run: Callable[[Any, Any], Any], *, threaded: bool
-) -> tuple[Callable[[Any, Any], Any], Shapes]:
-    """The chunk function compiled, and the shapes it has been called with, to be kept up.
+) -> tuple[Callable[[Any, Any], Any], Ready]:
+    """The chunk function compiled, at its first call with each form, and whether it is already.
 
     Args:
         run: the chunk function.
@@ -81,13 +82,13 @@ def compile_chunks(
         program = _compile(graph, tensors, threaded)
         return lambda *given: tree_unflatten(program(*given), out_spec)
 
-    return _per_form(build), set()
+    return _per_form(build)
 
 
 @functools.lru_cache(maxsize=64)
 def compile_products(
     linearise: Callable[[Any, Any], Callable[[Any], Any]], *, threaded: bool
-) -> tuple[Callable[[Any, Any], Callable[[Any], Any]], Shapes]:
+) -> tuple[Callable[[Any, Any], Callable[[Any], Any]], Ready]:
     """The same of a chunk function whose output is a function of one tree like ``shared``.
 
     What does not depend on that tree is computed once, by the chunk function.
@@ -118,20 +119,20 @@ def compile_products(
 
         return linearised
 
-    return _per_form(build), set()
+    return _per_form(build)
 
 
 def _per_form(
     build: Callable[[Read, list[Tensor]], Callable[..., Any]],
-) -> Callable[[Any, Any], Any]:
+) -> tuple[Callable[[Any, Any], Any], Ready]:
     """A function ``(shared, data)`` built anew for all that a record is made for."""
     built: dict[Any, Callable[..., Any]] = {}
 
+    def ready(shared: Any, data: Any) -> bool:
+        return _form(shared, data)[0] in built
+
     def compiled(shared: Any, data: Any) -> Any:
-        tensors: list[Tensor] = []
-        form: list[Any] = [torch.get_num_threads(), torch.is_grad_enabled()]
-        _take_apart((shared, data), tensors, form)
-        key = tuple(form)
+        key, tensors = _form(shared, data)
         if key not in built:
             leaves, spec = tree_flatten((shared, data))
             rest = [_TENSOR if isinstance(x, Tensor) else x for x in leaves]
@@ -143,10 +144,18 @@ def _per_form(
             built[key] = build(read, tensors)
         return built[key](*tensors)
 
-    return compiled
+    return compiled, ready
 
 
 _TENSOR = object()
+
+
+def _form(shared: Any, data: Any) -> tuple[Any, list[Tensor]]:
+    """All that a program is compiled for, and the tensors that it is called with."""
+    tensors: list[Tensor] = []
+    form: list[Any] = [torch.get_num_threads(), torch.is_grad_enabled()]
+    _take_apart((shared, data), tensors, form)
+    return tuple(form), tensors
 
 
 def _take_apart(tree: Any, tensors: list[Tensor], form: list[Any]) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .compiling import Shapes, compile_chunks, compiler_present
+from .compiling import Ready, compile_chunks, compiler_present
 from .errors import InputError
 
 T = TypeVar("T")
@@ -150,7 +150,7 @@ def run_chunks(
     data: Any,
     mapping: Mapping,
     *,
-    compiler: Callable[..., tuple[ChunkFunction, Shapes]] = compile_chunks,
+    compiler: Callable[..., tuple[ChunkFunction, Ready]] = compile_chunks,
     gather: Callable[[Iterable[Any]], Any] = list,
 ) -> Any:
     """Apply a chunk function to all tasks.
@@ -169,31 +169,31 @@ def run_chunks(
     """
     tasks = count_tasks(data)
     size = mapping.chunk_size(tasks)
-    warmed: Shapes = set()
+    ready: Ready = _always
     if mapping.compile:
-        run, warmed = compiler(run, threaded=mapping.kind == "threads")
+        run, ready = compiler(run, threaded=mapping.kind == "threads")
     if size is None:
         return gather([run(shared, data)])
     chunks = [
         tree_map(lambda x, i=i: x[i : i + size] if isinstance(x, Tensor) else x, data)
         for i in range(0, tasks, size)
     ]
-    if not mapping.compile:
-        return map_items(lambda chunk: run(shared, chunk), chunks, mapping, gather=gather)
-    # The first chunk of new shapes runs alone, so that a compiler is entered by one thread only,
-    # and compiles for the one intra-op thread that workers have.
-    shapes = tuple(x.shape for x in tree_leaves(chunks[0]) if isinstance(x, Tensor))
-    first = 0 if shapes in warmed else 1
+    # A chunk whose program has to be built runs alone, so that one thread only enters the compiler,
+    # and it compiles for the one intra-op thread that workers have.
     alone = one_intra_op_thread if mapping.kind == "threads" else contextlib.nullcontext
     with alone():
+        first = 0 if ready(shared, chunks[0]) else 1
         done = [run(shared, chunk) for chunk in chunks[:first]]
-    warmed.add(shapes)
     return map_items(
         lambda chunk: run(shared, chunk),
         chunks[first:],
         mapping,
         gather=lambda rest: gather(itertools.chain(done, rest)),
     )
+
+
+def _always(shared: Any, data: Any) -> bool:
+    return True
 
 
 def map_items(

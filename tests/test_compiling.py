@@ -1,5 +1,6 @@
 """Recorded programs: products rewritten in them, what they are made anew for, two stages."""
 
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from oracles import draw, rel
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import metarl
 from metarl import InnerLoop, mean_over_tasks, meta_gradient
 from metarl.compiling import compile_chunks, compile_products, compiler_present
 from metarl.mapping import each
@@ -170,3 +172,30 @@ def test_products_equal_eager_ones(threaded: bool) -> None:
             for name, found in product(v).items():
                 assert rel(found, truth[name]) < 1e-12
                 assert rel(curvature(v, data)(v)[name], truth[name]) > 1e-3 or v is theta  # mutant
+
+
+def test_a_compiler_is_entered_by_one_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a known shape comes in another layout, or with a gradient wanted."""
+    entered: list[threading.Thread] = []
+
+    def compile_here(graph: Any, tensors: list[Any], threaded: bool) -> Any:
+        entered.append(threading.current_thread())
+        return graph
+
+    monkeypatch.setattr(metarl.compiling, "_compile", compile_here)
+    monkeypatch.setattr(metarl.mapping, "compiler_present", lambda: True)
+
+    def loss(theta: Params, data: Tensor) -> tuple[Tensor, Tensor]:
+        return (theta["w"] @ data).square().sum(), data.sum()
+
+    w, data = matrices((5, 4), (6, 4, 3))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        objective = mean_over_tasks(loss, data, mapping="threads+compile")
+        given = (w, w.clone().requires_grad_(), w.t().contiguous().t())
+        losses = [float(objective.value({"w": x})[0]) for x in given]
+    finally:
+        torch.set_num_threads(threads)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-12)
+    assert entered == [threading.main_thread()] * 3
