@@ -78,7 +78,7 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert -0.05 < measure(2, EAGER, **changes) < 1
     monkeypatch.setattr(memory.sys, "executable", "echo")
     monkeypatch.setattr(memory.subprocess, "run", _answering(iter(("0.5", "0.7"))))
-    assert memory_bench(2, tasks=(40,)) == {"40 tasks": 0.7}
+    assert memory_bench(2, tasks=(40,)) == {"gigabytes-40": 0.7}
 
 
 def _answering(answers: object) -> object:

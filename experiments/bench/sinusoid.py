@@ -1,8 +1,6 @@
 """Speed of the sinusoid's meta-gradient against a plain loop over tasks, and of first order."""
 
 import itertools
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,6 +12,7 @@ from ..configs.sinusoid import Config
 from ..machine import Machine, resolve
 from ..sinusoid import SinusoidLearner
 from ..sinusoid_tasks import Episodes
+from .beside.timing import medians
 
 CALLS = 100
 
@@ -39,24 +38,22 @@ def sinusoid_bench(repetitions: int = 5) -> dict[str, float]:
         "first": lambda: gradient(first, params, episodes),
         "loop": lambda: loop_gradient(exact, params, episodes),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repetitions + 1):
-        for name, run in runs.items():
-            seconds[name].append(_seconds(run))
-    # The first repetition compiles and warms up.
-    time_of = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    seconds = medians({name: _many(run) for name, run in runs.items()}, repetitions)
     return {
-        "milliseconds": 1e3 * time_of["iteration"],
-        "loop/gradient": time_of["loop"] / time_of["exact"],
-        "first-order/exact": time_of["first"] / time_of["exact"],
+        "milliseconds": 1e3 * seconds["iteration"] / CALLS,
+        "loop/gradient": seconds["loop"] / seconds["exact"],
+        "first-order/exact": seconds["first"] / seconds["exact"],
     }
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    for _ in range(CALLS):
-        run()
-    return (time.perf_counter() - began) / CALLS
+def _many(run: Callable[[], object]) -> Callable[[], None]:
+    """Calls too short to be timed one by one."""
+
+    def calls() -> None:
+        for _ in range(CALLS):
+            run()
+
+    return calls
 
 
 def gradient(
