@@ -191,8 +191,8 @@ def reptile_loss(
     with torch.no_grad():
         inner = dataclasses.replace(inner, first_order=True)
         end = adapt_tasks(inner_loss, params, supports, inner, mapping=mapping)
-    squares = [(p - end[name]).square().flatten(1).sum(1) for name, p in start.items()]
-    return 0.5 * torch.stack(squares).sum(0).mean()
+    moved = [(p - end[name]).reshape(len(end[name]), -1) for name, p in start.items()]
+    return 0.5 * torch.stack([m.square().sum(1) for m in moved]).sum(0).mean()
 
 
 class _HeldGradient(torch.autograd.Function):

@@ -168,7 +168,7 @@ def collect_meta_batch(
 
 def _require_finite(params: Params, supports: list[Batch]) -> None:
     for name, p in params.items():
-        finite = p.flatten(1).isfinite().all(1)
+        finite = p.reshape(len(p), -1).isfinite().all(1)
         if not bool(finite.all()):
             task = int((~finite).nonzero()[0])
             raise NonFiniteError(

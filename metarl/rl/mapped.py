@@ -34,7 +34,7 @@ def check_params(params: Params, tasks: int) -> None:
                 f"parameter {name} is for {len(p)} tasks, but set_tasks was given {tasks}"
             )
         if not torch.isfinite(p.sum()):
-            finite = p.flatten(1).isfinite().all(1)
+            finite = p.reshape(len(p), -1).isfinite().all(1)
             if not finite.all():
                 task = int((~finite).nonzero()[0])
                 raise NonFiniteError(

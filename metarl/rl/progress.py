@@ -49,5 +49,6 @@ def inner_gradient_norm(
     for name in names:
         rate = rate_at(rates[name], params[name], 0)
         step = ((path[0][name] - path[1][name]) / rate).double()
-        total += step.nan_to_num(0.0, 0.0, 0.0).flatten(1).square().sum(1).cpu()
+        step = step.nan_to_num(0.0, 0.0, 0.0).reshape(len(step), -1)
+        total += step.square().sum(1).cpu()
     return float(ranks.gather(total.sqrt()).mean())
