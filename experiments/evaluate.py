@@ -25,6 +25,8 @@ from .stored import stored
 RESAMPLES = 10_000
 # What tells the tasks of one seed apart; families write those that they have.
 TASK_VARIANTS = ("task", "physics", "ways", "shots")
+# What evaluations do not say and makes other tasks or other returns; families have some of them.
+TASK_SETTINGS = ("dataset", "rotate", "env.id", "env.horizon", "env.sparse")
 
 
 class Loaded(NamedTuple):
@@ -32,6 +34,7 @@ class Loaded(NamedTuple):
 
     experiment: Experiment
     record: RunRecord
+    config: Any
     learner: Learner
     params: dict[str, torch.Tensor]
 
@@ -70,7 +73,7 @@ def load(path: Path, *, last: bool = False, device: str | None = None) -> Loaded
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     params = {name: value.detach() for name, value in params.items()}
-    return Loaded(experiment, record, learner, params)
+    return Loaded(experiment, record, config, learner, params)
 
 
 def _at_hand(machine: Machine, device: str | None) -> Machine:
@@ -117,6 +120,32 @@ def finite_or_null(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite_or_null(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_same_tasks(one: Loaded, other: Loaded) -> None:
+    """Refuse to compare runs whose tasks are made otherwise, whatever they are drawn with.
+
+    Raises:
+        InputError: naming the difference.
+    """
+    path, beside = other.record.path, one.record.path
+    if other.experiment != one.experiment:
+        raise InputError(
+            f"--compare {path}: is a run of {other.experiment.name}, {beside} of "
+            f"{one.experiment.name}"
+        )
+    theirs, ours = _task_settings(other.config), _task_settings(one.config)
+    for name, value in theirs.items():
+        if value != ours[name]:
+            raise InputError(
+                f"--compare {path}: {name} is {value}, that of {beside} is {ours[name]}"
+            )
+
+
+def _task_settings(config: Any) -> dict[str, Any]:
+    values = asdict(config)
+    values |= {f"env.{name}": value for name, value in values.get("env", {}).items()}
+    return {name: values[name] for name in TASK_SETTINGS if name in values}
 
 
 def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

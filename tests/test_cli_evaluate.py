@@ -4,7 +4,9 @@ import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,9 @@ from commands import refuse, succeed, train_small
 from metarl.errors import InputError
 from metarl.runs import read_config
 from metarl_experiments.__main__ import main
-from metarl_experiments.evaluate import FIELDS, compare
+from metarl_experiments.catalog import EXPERIMENTS
+from metarl_experiments.configs.rl import EnvConfig
+from metarl_experiments.evaluate import FIELDS, check_same_tasks, compare
 from metarl_experiments.plots.style import COLOURS, PALETTES
 
 
@@ -142,6 +146,59 @@ def test_tasks_of_other_ranges_are_not_compared() -> None:
         compare(slow, fast)
     with pytest.raises(InputError, match="physics differs"):
         compare(slow, other)
+
+
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs on navigation that differ in what their returns are measured on."""
+    top = tmp_path_factory.mktemp("walks")
+    shared = ("--compile=off", "--iterations=0", "--episodes=2", "--validation-tasks=2")
+    options = {
+        "plain": ("--env.horizon=9",),
+        "again": ("--env.horizon=9", "--seed=5", "--hidden", "4"),
+        "long": ("--env.horizon=11",),
+        "sparse": ("--env.horizon=9", "--env.sparse"),
+    }
+    for name, own in options.items():
+        succeed("train", "navigation", f"--out={top / name}", *shared, *own)
+    return top
+
+
+@pytest.mark.parametrize(
+    ("other", "naming"), [("long", "env.horizon is 11"), ("sparse", "env.sparse is True")]
+)
+def test_returns_of_other_episodes_are_not_compared(
+    walks: Path, other: str, naming: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--tasks=2", "--steps=1", "--episodes=2")
+    assert naming in refuse(
+        capfd, 2, "evaluate", str(walks / "plain"), *few, "--compare", str(walks / other)
+    )
+    succeed("evaluate", str(walks / "plain"), *few, "--compare", str(walks / "again"))
+
+
+@pytest.mark.parametrize(
+    ("group", "other", "naming"),
+    [
+        ("maml", {"env": EnvConfig(horizon=7)}, "env.horizon"),
+        ("maml", {"env": EnvConfig("another:Task-v0")}, "env.id"),
+        ("omniglot", {"rotate": False}, "rotate"),
+        ("omniglot", {"dataset": "mini-imagenet"}, "dataset"),
+    ],
+)
+def test_what_tells_the_tasks_of_two_runs_apart(
+    group: str, other: dict[str, Any], naming: str
+) -> None:
+    experiment = EXPERIMENTS[group]
+    config = experiment.configs().Config()
+
+    def loaded(name: str, config: Any) -> Any:
+        record = SimpleNamespace(path=Path(name))
+        return SimpleNamespace(experiment=experiment, record=record, config=config)
+
+    check_same_tasks(loaded("one", config), loaded("two", replace(config, lr=0.5)))
+    with pytest.raises(InputError, match=rf"--compare two: {naming} is .*, that of one is "):
+        check_same_tasks(loaded("one", config), loaded("two", replace(config, **other)))
 
 
 def test_missing_numbers_are_null() -> None:

@@ -12,7 +12,7 @@ from metarl.errors import InputError
 from metarl.runs import write_json
 from metarl.runs.reading import EVALUATION
 
-from ..evaluate import compare, default_file, evaluate, experiment_of, load
+from ..evaluate import check_same_tasks, compare, default_file, evaluate, experiment_of, load
 from ..options import parse, positionals
 from ..shipped import is_shipped
 from ..view import show_curve
@@ -57,14 +57,10 @@ def run(argv: Sequence[str]) -> int:
     command = parse(kind, rest, prog=f"metarl evaluate {path}", default=default)
     out = _out(path, command)
     chosen = functools.partial(load, last=command.last, device=command.device)
-    others = [chosen(Path(other)) for other in command.compare]
+    loaded, others = chosen(path), [chosen(Path(other)) for other in command.compare]
     for other in others:
-        if other.experiment != experiment:
-            raise InputError(
-                f"--compare {other.record.path}: is a run of {other.experiment.name}, {path} of "
-                f"{experiment.name}"
-            )
-    result = evaluate(chosen(path), command.protocol)
+        check_same_tasks(loaded, other)
+    result = evaluate(loaded, command.protocol)
     print(table(result))
     if others:
         differences = [compare(result, evaluate(other, command.protocol)) for other in others]
