@@ -21,7 +21,7 @@ def check_options(config: Config) -> None:
         raise InputError(
             "--evaluation-lr: goes with --inner-steps 0; a trained inner loop keeps its step size"
         )
-    if config.lr_per_step and config.learned_lr == "no":
+    if config.lr_per_step and config.learned_lr not in ("tensor", "element"):
         raise InputError("--lr-per-step: goes with --learned-lr tensor or element")
     if config.min_std > config.init_std:
         raise InputError(

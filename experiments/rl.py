@@ -24,6 +24,7 @@ from .memory import Needs
 from .meta_update import meta_update
 from .protocol import evaluation, rollout_seed, steps_and_episodes, test_tasks
 from .rl_memory import policy_needs
+from .step_sizes import measured_rates
 
 VALIDATION_SEED = 0
 Tasks = Sequence[dict[str, Any]]
@@ -105,7 +106,7 @@ class PolicyLearner:
             params |= metarl.learned_rates(
                 {name: p for name, p in params.items() if adapted(name)},
                 config.inner_lr,
-                per=config.learned_lr,
+                per="tensor" if config.learned_lr == "tensor" else "element",
                 steps=config.inner_steps if config.lr_per_step else None,
             )
         return params
@@ -144,6 +145,9 @@ class PolicyLearner:
         """One meta-iteration: sample, adapt, sample, update."""
         seed = state.extra["seed"]
         sampler = self.sampler(*self.sizes)
+        measured = 0
+        if iteration == 0 and self.config.learned_lr == "signal":
+            measured = self._measure_step_sizes(state)
         rng = metarl.stream(seed, "train-tasks", iteration)
         collect = functools.partial(
             collect_meta_batch,
@@ -180,7 +184,30 @@ class PolicyLearner:
             for name, p in state.params.items():
                 if theta[name] is not p:
                     p.copy_(theta[name])
+        metrics["env_steps"] += measured
         return metrics
+
+    def _measure_step_sizes(self, state: State) -> int:
+        """Set theta's step sizes by `measured_rates`; the environment steps of all ranks."""
+        with self.ranks.own_tasks(self.rows):
+            rates, env_steps = measured_rates(
+                state.params,
+                self.config.inner_lr,
+                self.sampler(*self.sizes),
+                meta_batch=self.config.meta_batch,
+                seed=state.extra["seed"],
+                ranks=self.ranks,
+                policy=self.policy,
+                objectives=self.objectives,
+                inner=self.inner,
+                weighting=self.weighting,
+                mapping=self.mapping,
+            )
+        with torch.no_grad():
+            for name, rate in state.params.items():
+                if name in rates:
+                    rate.copy_(rates[name])
+        return int(self.ranks.reduce(torch.tensor([env_steps]))[0])
 
     def adapt(
         self,

@@ -18,7 +18,7 @@ from .mapping import resolve_mapping
 from .meta import meta_gradient, meta_loss, reptile_loss
 from .objective import GaussNewton, Objective, mean_over_tasks
 from .params import Params, expand_params, from_module, split_rates
-from .rates import learned_rates
+from .rates import learned_rates, signal_rates, step_moments
 from .streams import seed_of, stream, torch_stream
 from .trust_region import StepInfo, conjugate_gradient, trust_region_step
 
@@ -51,7 +51,9 @@ __all__ = [
     "reptile_loss",
     "resolve_mapping",
     "seed_of",
+    "signal_rates",
     "split_rates",
+    "step_moments",
     "stream",
     "torch_stream",
     "trust_region_step",

@@ -1,4 +1,4 @@
-"""Step sizes of the inner loop: fixed or learned, per tensor, element or step."""
+"""Step sizes of the inner loop: fixed, learned or measured, per tensor, element or step."""
 
 from typing import Literal
 
@@ -31,6 +31,63 @@ def learned_rates(
             shape, lr, dtype=p.dtype, device=p.device, requires_grad=True
         )
     return rates
+
+
+@torch.no_grad()
+def step_moments(first: Params, second: Params) -> tuple[Params, Params]:
+    """Second moments of inner steps that the same tasks take on two independent supports.
+
+    Args:
+        first: name -> ``(task, *shape)``, steps at one step size for all elements, such as
+            ``theta_1 - theta_0`` of `adapt_path`.
+        second: likewise, of the same tasks on other supports.
+
+    Returns:
+        ``E[d d']`` and ``E[d^2]`` over tasks, each name -> ``shape``: what the two steps of a task
+        have in common, and all of a step.
+    """
+    signal = {name: (d * second[name]).mean(0) for name, d in first.items()}
+    power = {n: (d.square() + second[n].square()).mean(0) / 2 for n, d in first.items()}
+    return signal, power
+
+
+@torch.no_grad()
+def signal_rates(signal: Params, power: Params, lr: float) -> Params:
+    """Step sizes per element, large where tasks' steps are signal and small where they are noise.
+
+    With ``S = max(E[d d'], 0)`` and ``P = E[d^2]`` of `step_moments`, the factor ``w = S / P``
+    brings a step closest to its signal in the mean square (Wiener's filter), and
+
+        rates = lr w sum(S) / sum(w S),
+
+    sums over all elements, keeps the step as long along its signal as ``lr`` makes it.
+
+    Args:
+        signal: name -> ``shape``, mean over tasks.
+        power: likewise.
+        lr: step size without a filter.
+
+    Returns:
+        ``inner_lr.<name>`` -> leaf tensor of the parameter's shape, like `learned_rates`.
+
+    Raises:
+        InputError: the steps of a task have nothing in common.
+    """
+    positive = {name: s.clamp(min=0) for name, s in signal.items()}
+    factors = {
+        name: torch.where(p > 0, positive[name] / p, torch.zeros_like(p))
+        for name, p in power.items()
+    }
+    total = sum(float(s.sum()) for s in positive.values())
+    kept = sum(float((factors[name] * s).sum()) for name, s in positive.items())
+    if not kept > 0:
+        raise InputError(
+            "the steps that a task takes on two supports have nothing in common: give more tasks, "
+            "larger supports, or a theta that has learned to adapt"
+        )
+    return {
+        RATE_PREFIX + name: (lr * total / kept * w).requires_grad_() for name, w in factors.items()
+    }
 
 
 def resolve_rates(

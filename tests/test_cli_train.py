@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import SMALL, final_bytes, refuse, succeed, train_small
 
@@ -128,6 +129,23 @@ def test_from_begins_with_the_parameters_of_a_checkpoint(
     argv = ["train", "sinusoid", f"--out={tmp_path / 'three'}", f"--from={checkpoint}"]
     assert "--from" in refuse(capfd, 2, *argv, "--hidden", "8")
     assert not (tmp_path / "three").exists()
+
+
+def test_step_sizes_that_a_checkpoint_has_not_begin_at_inner_lr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one = train_small(tmp_path / "one", "--learned-lr=no")
+    given = [f"--from={one / 'checkpoints' / '00000020'}", "--inner-lr=0.25"]
+    two = tmp_path / "two"
+    budget = ["--compile=off", "--iterations=1", "--learned-lr=tensor"]
+    succeed("train", "sinusoid", f"--out={two}", *given, *budget)
+    start = load_checkpoint(two / "checkpoints" / "00000000").params
+    rates = [value for name, value in start.items() if name.startswith("inner_lr.")]
+    assert rates
+    assert all((rate == np.float32(0.25)).all() for rate in rates)
+    learned = two / "checkpoints" / "00000001"
+    argv = ["train", "sinusoid", f"--out={tmp_path / 'three'}", f"--from={learned}"]
+    assert "inner_lr." in refuse(capfd, 2, *argv, "--learned-lr=no")
 
 
 def test_damaged_from_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ ITERATIONS = 3
 def memory_bench(repetitions: int = 1, tasks: tuple[int, ...] = (40, 160)) -> dict[str, float]:
     """Peak of cheetah meta-iterations at the paper's settings, of 40 and of 160 tasks.
 
-    - ``gigabytes-40``, ``gigabytes-160``: those of a fresh process after three iterations, less those
+    - ``gigabytes-40``, ``gigabytes-160``: of a fresh process after three iterations, less those
       after its imports, less the rollouts of one iteration; the largest over the repetitions.
     """
     found: dict[str, float] = {}

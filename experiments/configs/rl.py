@@ -58,7 +58,9 @@ class Config:
         episodes: per task, before each inner step and after the last.
         inner_steps: policy-gradient steps in training; 0 trains one policy on all tasks mixed.
         inner_lr: step size alpha of the inner loop; where it starts if it is learned.
-        learned_lr: whether step sizes are learned: no, one per tensor, one per element (Meta-SGD).
+        learned_lr: whether step sizes are learned: no, one per tensor, one per element (Meta-SGD),
+            or signal: per element, and before the first iteration set to what leaves out the noise
+            of inner steps; for a run that goes on --from one which has learned to adapt.
         lr_per_step: separate learned step sizes for each inner step (LSLR).
         first_order: drop second derivatives (FOMAML).
         adapted: parameters that adapt: all, or the last layer and the log-std (ANIL).
@@ -104,7 +106,7 @@ class Config:
     episodes: Size = 20
     inner_steps: Steps = 1
     inner_lr: Rate = 0.1
-    learned_lr: Literal["no", "tensor", "element"] = "no"
+    learned_lr: Literal["no", "tensor", "element", "signal"] = "no"
     lr_per_step: bool = False
     first_order: bool = False
     adapted: Literal["all", "head"] = "all"
