@@ -15,6 +15,7 @@ from commands import refuse, succeed, train_small
 
 from metarl.errors import InputError
 from metarl.runs import read_config
+from metarl_experiments import shipped
 from metarl_experiments.__main__ import main
 from metarl_experiments.catalog import EXPERIMENTS
 from metarl_experiments.configs.rl import EnvConfig
@@ -226,6 +227,15 @@ def test_bad_options_are_one_line(
     before = sorted(run.rglob("*"))
     assert naming in refuse(capfd, 2, "evaluate", str(run), *options)
     assert sorted(run.rglob("*")) == before
+
+
+def test_shipped_results_are_not_written_over(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shipped, "ROOT", run.parent)
+    out = run / "evaluation.json"
+    assert "shipped" in refuse(capfd, 2, "evaluate", str(run), "--tasks=5", f"--out={out}")
+    assert not out.exists()
 
 
 def test_run_without_a_checkpoint(run: Path, capfd: pytest.CaptureFixture[str]) -> None:

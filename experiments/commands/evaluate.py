@@ -82,6 +82,8 @@ def _out(path: Path, command: EvaluateCommand[Any]) -> Path | None:
         default = default_file(path, command.protocol, last=command.last, compared=compared)
         return None if is_shipped(path) else default
     out = Path(command.out)
+    if is_shipped(out):
+        raise InputError(f"--out {out}: shipped results stay as they are; choose another")
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"--out {out}: needs a file name in a directory that exists")
     return out
