@@ -12,10 +12,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from metarl.errors import MetarlError, NoDataError
+from metarl.errors import InputError, MetarlError, NoDataError
 
 from .documents import documents, figures, fill
 from .shipped import ROOT, check_run, evaluate_shipped, evaluations, ship, shipped
+
+
+def evaluate_group(group: str) -> None:
+    """Evaluate the runs of a group anew.
+
+    Raises:
+        InputError: there is no such group.
+    """
+    runs = [path for path in shipped(ROOT) if path.parent.name == group]
+    if not runs:
+        groups = dict.fromkeys(path.parent.name for path in shipped(ROOT))
+        raise InputError(f"GROUP: there is no {group}, only {', '.join(groups)}")
+    for path in runs:
+        evaluate_shipped(path)
 
 
 def write() -> None:
@@ -64,9 +78,7 @@ def main(argv: Sequence[str]) -> int:
             case ["ship", run, group]:
                 print(f"shipped {ship(Path(run), group, ROOT)}")
             case ["evaluate", group]:
-                for path in shipped(ROOT):
-                    if path.parent.name == group:
-                        evaluate_shipped(path)
+                evaluate_group(group)
             case ["write"]:
                 write()
             case ["check"]:

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from metarl.errors import InputError
 from metarl.runs import prune_run, read_config, read_json, write_json
 from metarl.runs.reading import EVALUATION
 
 from .catalog import Experiment
 from .evaluate import evaluate, load
+from .evaluations import check_evaluation
 
 ROOT = Path(__file__).resolve().parent / "results"
 HELD_OUT = "held-out.json"
@@ -64,30 +66,60 @@ def check_run(path: Path) -> list[str]:
     for file, options in protocols(loaded.experiment, path.parent.name).items():
         if (path / file).exists():
             found = evaluate(loaded, options)
-            problems += differences(found, read_json(path / file), f"{path / file}")
+            problems += differences(found, read_json(path / file), path / file)
         else:
             problems.append(f"{path}: has no {file}")
     return problems
 
 
-def differences(found: dict[str, Any], told: dict[str, Any], file: str) -> list[str]:
+def differences(found: dict[str, Any], told: dict[str, Any], file: Path) -> list[str]:
     """What a re-evaluation found otherwise than a file says, in lines."""
+    try:
+        check_evaluation(told, found["experiment"], file)
+    except InputError as error:
+        return [str(error)]
     problems = [
         f"{file}: {name} is told as {told[name]}, and is {found[name]}"
-        for name in ("experiment", "iteration", "metric", "task_seed", "tasks", "steps")
+        for name in ("iteration", "metric", "task_seed", "tasks", "steps")
         if found[name] != told[name]
     ]
     if problems:
         return problems
-    mean, said, ci95 = (
-        np.array(values, dtype=float) for values in (found["mean"], told["mean"], told["ci95"])
-    )
-    same = np.isnan(mean) & np.isnan(said)
-    far = ~same & ~(np.abs(mean - said) <= TOLERANCE_OF_CI95 * ci95 + 1e-6)
-    return [
-        f"{file}: after {k} steps {told['mean'][k]} is told, and found {found['mean'][k]}"
-        for k in np.flatnonzero(far)
+    ours, theirs = _curves(found), _curves(told)
+    problems = [
+        f"{file}: {name} is {'not told' if name in ours else 'told, and not found'}"
+        for name in sorted(ours.keys() ^ theirs.keys())
     ]
+    for name in theirs:
+        if name in ours:
+            where = f"{file}: {name} after" if name else f"{file}: after"
+            problems += _far(ours[name], theirs[name], where)
+    return problems
+
+
+def _curves(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The curve, named nothing, and those among its variants: name -> ``mean`` and ``ci95``."""
+    return {"": evaluation} | {
+        name: value
+        for name, value in evaluation["variants"].items()
+        if isinstance(value, dict) and {"mean", "ci95"} <= value.keys()
+    }
+
+
+def _far(found: dict[str, Any], told: dict[str, Any], where: str) -> list[str]:
+    """The points of a told curve that are further from the found one than rounding brings them."""
+    tolerance = TOLERANCE_OF_CI95 * np.array(told["ci95"], dtype=float) + 1e-6
+    problems = []
+    for name, sign in (("mean", ""), ("ci95", "+-")):
+        ours, theirs = (np.array(curve[name], dtype=float) for curve in (found, told))
+        if not ours.shape == theirs.shape == tolerance.shape:
+            return [f"{where} {len(ours) - 1} steps it ends, and is told to do so elsewhere"]
+        same = np.isnan(ours) & np.isnan(theirs)
+        problems += [
+            f"{where} {k} steps {sign}{told[name][k]} is told, and found {sign}{found[name][k]}"
+            for k in np.flatnonzero(~same & ~(np.abs(ours - theirs) <= tolerance))
+        ]
+    return problems
 
 
 def evaluations(root: Path) -> dict[str, list[dict[str, Any]]]:

@@ -14,6 +14,7 @@ from metarl_experiments import documents, results, shipped
 from metarl_experiments.catalog import EXPERIMENTS, package_data
 from metarl_experiments.documents import fill
 from metarl_experiments.drawings import drawings
+from metarl_experiments.family import mean_and_ci95
 from metarl_experiments.results import main
 from metarl_experiments.shipped import check_run, evaluations, ship
 
@@ -54,14 +55,29 @@ def test_shipped_run_is_small_and_checks(root: Path) -> None:
     assert check_run(run) == []
 
 
-@pytest.mark.parametrize("change", ["mean", "tasks", "iteration", "params"])
+@pytest.mark.parametrize(
+    "change",
+    ["mean", "ci95", "per_task", "10-shot", "20-shot", "tasks", "iteration", "params"],
+)
 def test_a_difference_is_found(root: Path, change: str) -> None:
     run = root / "sinusoid" / "seed-0"
     path = run / "evaluation.json"
     value = json.loads(path.read_text())
-    if change == "mean":
-        value["mean"][1] += 0.2 * value["ci95"][1]
-        edit(path, mean=value["mean"])
+    variants, ci95 = value["variants"], value["ci95"][1]
+    if change in ("mean", "ci95"):  # told alike wherever it stands
+        row = np.array(value["per_task"][1])
+        row = row + 0.2 * ci95 if change == "mean" else row.mean() + 1.2 * (row - row.mean())
+        value["per_task"][1] = row.tolist()
+        edit(path, **value | mean_and_ci95(np.array(value["per_task"])))
+    elif change == "per_task":
+        value["per_task"][1][0] += 600 * ci95
+        edit(path, **value)
+    elif change == "10-shot":
+        variants[change]["mean"][1] += 0.2 * ci95
+        edit(path, **value)
+    elif change == "20-shot":
+        del variants[change]
+        edit(path, **value)
     elif change == "params":
         other = train_small(root.parent / "other", "--seed=1", "--init-std=0.3")
         shutil.rmtree(run)
@@ -70,6 +86,20 @@ def test_a_difference_is_found(root: Path, change: str) -> None:
     else:
         edit(path, **{change: value[change] + 1})
     assert check_run(run)
+
+
+def test_a_damaged_evaluation_is_a_line(root: Path) -> None:
+    run = root / "sinusoid" / "seed-0"
+    edit(run / "evaluation.json", per_task=None)
+    (problem,) = check_run(run)
+    assert "evaluation.json is damaged: per_task" in problem
+
+
+def test_a_group_that_is_not_there_is_refused(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "sinusiod"]) == 2
+    assert capsys.readouterr().err == "results: GROUP: there is no sinusiod, only sinusoid\n"
 
 
 def test_best_presets_are_evaluated_on_other_goals_too(
