@@ -132,7 +132,8 @@ def _iterate(
     validating = 0.0
     signum = None
     over = loop.iteration >= plan.iterations or _stale(keeper, loop, plan)
-    started = loop.iteration
+    # The window may begin before a restart, the clock does not.
+    started = since = loop.iteration
     expected = 0.0 if over else keeper.expect_memory(learner, state)
     while not over:
         loop.window.append(_floats(learner.step(state, loop.iteration)))
@@ -149,7 +150,7 @@ def _iterate(
         validates = loop.iteration % plan.validate_every == 0 or done or (late and signum is None)
         if validates or loop.iteration % plan.log_every == 0:
             record = _means(loop.window)
-            record["seconds.iteration"] = (now - recorded) / len(loop.window)
+            record["seconds.iteration"] = (now - recorded) / (loop.iteration - since)
             loop.window.clear()
             reporter.update(loop.iteration, record)
             _watch(learner, loop, record, reporter)
@@ -159,7 +160,7 @@ def _iterate(
                 keeper.keep_best(learner, _snapshot(state, loop), metrics)
                 validating += time.monotonic() - now
                 over = over or _stale(keeper, loop, plan)
-            recorded = time.monotonic()
+            recorded, since = time.monotonic(), loop.iteration
         if due and not over:
             keeper.save(_snapshot(state, loop))
             next_save = time.monotonic() + plan.checkpoint_seconds

@@ -139,6 +139,20 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, signum: signal
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
+def test_time_of_an_iteration_is_that_since_the_restart(tmp_path: Path) -> None:
+    """The first record has 8 iterations from before it, and 2 that took a while."""
+
+    class Slow(Toy):
+        def step(self, state: State, iteration: int) -> Metrics:
+            time.sleep(0.02)
+            return super().step(state, iteration)
+
+    plan = replace(PLAN, iterations=20)
+    go(tmp_path / "run", Stopping(), plan)
+    go(tmp_path / "run", Slow(), plan, resume=True)
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["seconds.iteration"] >= 0.02
+
+
 def test_stopped_in_the_last_iteration_is_done(tmp_path: Path) -> None:
     plan = replace(PLAN, iterations=47)
     go(tmp_path / "whole", Toy(), plan)
