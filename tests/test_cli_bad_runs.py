@@ -85,6 +85,11 @@ BOTH: dict[str, tuple[Change, int, str]] = {
     "config changed": (json_with("config.json", seed=3), 3, "another config"),
     "best empty": (text("best.json", ""), 2, "best.json"),
     "best NaN": (text("best.json", '{"iteration": 1, "metric": "x", "value": NaN}'), 2, "best"),
+    "best iteration": (json_with("best.json", iteration="1"), 2, "best.json is damaged: iteration"),
+    "best before 0": (json_with("best.json", iteration=-1), 2, "best.json is damaged: iteration"),
+    "best metric": (json_with("best.json", metric=3), 2, "best.json is damaged: metric"),
+    "best value": (json_with("best.json", value=[1.0]), 2, "best.json is damaged: value"),
+    "best more": (json_with("best.json", more=1), 2, "best.json is damaged"),
     "metrics torn": (text("metrics.jsonl", '{"iteration": 1}\n{"iter\n'), 2, "line 2"),
     "metrics NaN": (text("metrics.jsonl", '{"iteration": 5, "loss_after": NaN}\n'), 2, "line 1"),
 }

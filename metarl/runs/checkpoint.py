@@ -43,6 +43,25 @@ class Best(NamedTuple):
     value: float
 
 
+def best_of(value: Any) -> Best:
+    """The best checkpoint as JSON tells it.
+
+    Raises:
+        ValueError: something is missing, unknown or of another type.
+    """
+    try:
+        best = Best(**value)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    if type(best.iteration) is not int or best.iteration < 0:
+        raise ValueError(f"iteration is {best.iteration!r}")
+    if not isinstance(best.metric, str):
+        raise ValueError(f"metric is {best.metric!r}")
+    if type(best.value) not in (int, float):
+        raise ValueError(f"value is {best.value!r}")
+    return best
+
+
 class Checkpoint(NamedTuple):
     """All a checkpoint holds."""
 
@@ -159,7 +178,7 @@ def _parse(manifest: dict[str, Any], data: Mapping[str, bytes]) -> Checkpoint:
     text = documents.loads(data["state.json"])
     if text["iteration"] != manifest["iteration"]:
         raise ValueError(f"state.json is of iteration {text['iteration']}")
-    best = None if text["best"] is None else Best(**text["best"])
+    best = None if text["best"] is None else best_of(text["best"])
     snapshot = Snapshot(manifest["iteration"], params, optimizer, text["state"])
     resumable = "optimizer.npz" in data
     return Checkpoint(snapshot, best, manifest["config"], manifest["versions"], resumable)

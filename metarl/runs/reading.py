@@ -13,6 +13,7 @@ from metarl.runs.checkpoint import (
     Checkpoint,
     GoneError,
     Snapshot,
+    best_of,
     directory_name,
     read_checkpoint,
 )
@@ -130,8 +131,8 @@ def read_best(path: str | Path) -> Best | None:
     """
     value = _object(Path(path) / BEST)
     try:
-        return None if value is None else Best(**value)
-    except TypeError as error:
+        return None if value is None else best_of(value)
+    except ValueError as error:
         raise InputError(f"{Path(path) / BEST} is damaged: {error}") from None
 
 
