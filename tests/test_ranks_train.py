@@ -27,6 +27,7 @@ SMALL = {
     "images": [*IMAGES, "--net=dense"],
     "promp": [*NAVIGATION, "--update=promp"],
     "adam": [*NAVIGATION, "--update=adam", "--sampling-correction=emaml"],
+    "step sizes": [*NAVIGATION, "--update=adam", "--learned-lr=signal"],
 }
 
 
@@ -79,7 +80,9 @@ def test_the_same_trust_region_step(tmp_path: Path, more: list[str]) -> None:
         assert math.isclose(one[name], two[name], rel_tol=1e-12), name
 
 
-@pytest.mark.parametrize("argv", [SINUSOID, NAVIGATION], ids=["sinusoid", "navigation"])
+@pytest.mark.parametrize(
+    "argv", [SINUSOID, [*NAVIGATION, "--learned-lr=signal"]], ids=["sinusoid", "navigation"]
+)
 def test_exact_is_the_same_to_the_bit(tmp_path: Path, argv: list[str]) -> None:
     for size in (1, 2, 4):
         assert train_on(size, tmp_path / str(size), [*argv, "--exact"]) == [0] * size
