@@ -65,27 +65,33 @@ def parse_mapping(text: str) -> Mapping:
     """
     kind, plus, suffix = text.partition("+")
     name, colon, number = kind.partition(":")
-    valid = (name == "chunk" and number.isdecimal() and int(number) > 0) or (
-        name in ("auto", "vmap", "threads") and not colon
-    )
+    # Python reads no number of thousands of digits, and nobody has as many tasks.
+    counts = number.isdecimal() and len(number) < 19 and int(number) > 0
+    valid = (name == "chunk" and counts) or (name in ("auto", "vmap", "threads") and not colon)
     if not valid or (plus and suffix != "compile"):
         raise InputError(
-            f"mapping is {text!r}: use auto, vmap, chunk:N or threads, perhaps with +compile"
+            f"mapping is {text[:40]!r}: use auto, vmap, chunk:N or threads, perhaps with +compile"
         )
     return Mapping(name, int(number or 0), bool(plus))  # type: ignore[arg-type]
 
 
 def resolve_mapping(text: str, data: Any) -> Mapping:
-    """Make ``auto`` definite: a pure function of shapes, device, thread count and compiler.
+    """Make ``auto`` definite: a pure function of shapes, device and compiler.
 
     Args:
         text: see `parse_mapping`. Where no compiler is present, ``+compile`` is dropped.
         data: tensors with a leading task dimension.
 
     Raises:
-        InputError: no mapping of that name, or threads inside a ``torch.func`` transform.
+        InputError: no mapping of that name, threads inside a ``torch.func`` transform, or threads
+            or ``+compile`` under ``torch.autocast``.
     """
     mapping = parse_mapping(text)
+    if autocast_active() and (mapping.kind == "threads" or mapping.compile):
+        raise InputError(
+            f"mapping {text!r} does not see torch.autocast, whose state stays on the calling "
+            "thread and out of compiled programs: use vmap or chunk:N, or cast params and data"
+        )
     mapping = mapping._replace(compile=mapping.compile and compiler_present())
     transformed = torch._C._functorch.maybe_current_level() is not None
     if mapping.kind == "threads" and transformed:
@@ -107,6 +113,11 @@ def resolve_mapping(text: str, data: Any) -> Mapping:
             # Uncompiled chains hold the interpreter lock too much to gain from threads.
             mapping = mapping._replace(kind="chunk", chunk=1)
     return mapping
+
+
+def autocast_active() -> bool:
+    """Whether ``torch.autocast`` is on for any device, on this thread."""
+    return torch._C._is_any_autocast_enabled()
 
 
 def count_tasks(data: Any) -> int:

@@ -12,7 +12,15 @@ from torch.utils._pytree import tree_map
 
 from .compiling import compile_products
 from .inner import first
-from .mapping import ChunkFunction, Mapping, each, map_items, resolve_mapping, run_chunks
+from .mapping import (
+    ChunkFunction,
+    Mapping,
+    autocast_active,
+    each,
+    map_items,
+    resolve_mapping,
+    run_chunks,
+)
 from .params import Params
 from .reduction import InOrder, Reduce, mean_of_chunks, run_mean
 
@@ -62,9 +70,8 @@ def mean_over_tasks(
 ) -> Objective:
     """Average ``fn(theta, one task's data) -> (loss, kl)`` over tasks.
 
-    Only sums are kept, never the graphs of all tasks. This is the one place where tasks are
-    mapped and reduced over ranks: a mean loss with a graph would hold every task's activations,
-    and all-reducing such a loss gives wrong gradients.
+    Only sums are kept, never the graphs of all tasks: a mean loss with a graph would hold every
+    task's activations, and all-reducing such a loss over ranks gives wrong gradients.
 
     Args:
         fn: the objective of one task. Build it once: compiled functions are kept by identity.
@@ -184,7 +191,7 @@ def _gauss_newton(
     fisher: GaussNewton, data: Any, mapping: Mapping, reduce: Reduce | InOrder | None
 ) -> Callable[[Params, Params], Params]:
     """``(theta, v) -> mean over tasks of J' M J v``, linearised once for each theta."""
-    if mapping == Mapping("chunk", 1, False):
+    if mapping == Mapping("chunk", 1, False) and not autocast_active():
         # A product only replays recorded operations, which leaves the interpreter to others.
         mapping = mapping._replace(kind="threads")
     # The tensors themselves, not their ids: a tensor that is no more gives its id to the next.

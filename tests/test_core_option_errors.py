@@ -36,6 +36,11 @@ def inside_threads() -> Any:
     )(S.params)
 
 
+def mapped_in_bfloat16(mapping: str) -> Any:
+    with torch.autocast("cpu"):
+        return meta(mapping=mapping)
+
+
 WRONG: dict[str, Callable[[], Any]] = {
     "'rmsprop': choose one of sgd, momentum, adam": lambda: InnerLoop(optimizer="rmsprop"),  # type: ignore[arg-type]
     "lr is nan: it must be finite": lambda: InnerLoop(float("nan")),
@@ -72,6 +77,11 @@ WRONG: dict[str, Callable[[], Any]] = {
         lambda p: meta(params=p)
     )(S.params),
     "threads' cannot run inside torch.func": inside_threads,
+    "'threads' does not see torch.autocast.*use vmap or chunk:N": lambda: mapped_in_bfloat16(
+        "threads"
+    ),
+    r"'vmap\+compile' does not see torch.autocast": lambda: mapped_in_bfloat16("vmap+compile"),
+    "mapping is 'chunk:99999": lambda: resolve_mapping("chunk:" + "9" * 5000, torch.ones(2)),
     "mapping is 'chunk:0'": lambda: meta(mapping="chunk:0"),
     r"mapping is 'vmap\+fast'": lambda: meta(mapping="vmap+fast"),
     "mapping is 'pmap': use auto, vmap": lambda: resolve_mapping("pmap", torch.ones(2)),
@@ -84,6 +94,7 @@ def test_impossible_options_say_why(message: str) -> None:
         WRONG[message]()
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 def test_held_gradients_cannot_be_differentiated_again() -> None:

@@ -28,6 +28,7 @@ from metarl import (
 )
 from metarl.mapping import Mapping
 from metarl.nets import MLP
+from metarl.objective import GaussNewton
 from metarl.params import Params
 
 S = sinusoids(width=6)
@@ -198,6 +199,29 @@ def test_workers_keep_the_callers_grad_mode(text: str) -> None:
     torch.set_num_threads(1)
     assert seen == {False}
     assert not loss.requires_grad
+
+
+@pytest.mark.parametrize("text", ["vmap", "chunk:1"])
+def test_autocast_reaches_every_task(text: str) -> None:
+    seen = []
+
+    def fn(theta: Params, x: Tensor) -> tuple[Tensor, Tensor]:
+        loss = (theta["w"] @ x).sum()
+        seen.append((theta["w"] @ x).dtype)
+        return loss.float(), loss.float()
+
+    def outputs(theta: Params, x: Tensor) -> Tensor:
+        return fn(theta, x)[0]
+
+    fisher = GaussNewton(outputs, lambda here, there, _: 0.5 * (here - there).square())
+    torch.set_num_threads(2)
+    theta = {"w": torch.ones(3, 3)}
+    with torch.autocast("cpu"):
+        objective = mean_over_tasks(fn, torch.ones(4, 3, 3), fisher=fisher, mapping=text)
+        objective.value(theta)
+        objective.fisher(theta, theta)
+    torch.set_num_threads(1)
+    assert set(seen) == {torch.bfloat16}
 
 
 def test_auto_is_a_function_of_shapes_and_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
