@@ -258,3 +258,24 @@ def test_non_finite_rewards_are_named(bad: float, value: str) -> None:
         advantages(rollout, value=value)  # type: ignore[arg-type]
     assert caught.value.task == 2
     assert caught.value.place == ("baseline" if value == "linear" else "advantage")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_final_observations_count_where_they_are_valued(bad: float) -> None:
+    clean, rollout = _rollout(0), _rollout(0)
+    ended = rollout.terminated.any(-1)
+    assert ended.any()
+    assert not ended.all()
+    rollout.final_observations[ended] = bad
+    found = advantages(rollout, bootstrap_time_limit=True)
+    assert torch.equal(found, advantages(clean, bootstrap_time_limit=True))
+    task, episode = (int(i) for i in (~ended).nonzero()[-1])
+    rollout.final_observations[task, episode, 1] = bad
+    for options in ({}, {"bootstrap_time_limit": True, "value": "zero"}):
+        assert bool(advantages(rollout, **options).isfinite().all())
+    said = f"final observation of task {task}, episode {episode}"
+    with pytest.raises(NonFiniteError, match=said) as caught:
+        advantages(rollout, bootstrap_time_limit=True)
+    assert (caught.value.place, caught.value.task) == ("final observation", task)
+    rollout.mask[task, episode] = 0  # an invalid one
+    assert bool(advantages(rollout, bootstrap_time_limit=True).isfinite().all())

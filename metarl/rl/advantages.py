@@ -48,7 +48,7 @@ def gae(
     Args:
         rewards: ``(..., time)``.
         values: V(s_t) ``(..., time)``.
-        final_value: V of the true final observation ``(...)``; any finite number where unused.
+        final_value: V of the true final observation ``(...)``; any number where unused.
         mask: 1 while the episode runs ``(..., time)``, a prefix of the row.
         terminated: bool ``(..., time)``, at the episode's last step.
         discount: gamma.
@@ -62,7 +62,9 @@ def gae(
     last = mask * (1 - torch.cat((mask[..., 1:], behind), -1))
     following = torch.cat((values[..., 1:], behind.to(values.dtype)), -1) * (1 - last)
     if bootstrap_time_limit:
-        following = following + last * ~terminated * final_value.unsqueeze(-1)
+        # Not a product: what is never used may be infinite.
+        used = (last > 0) & ~terminated
+        following = torch.where(used, final_value.unsqueeze(-1), following)
     deltas = (rewards + discount * following - values) * mask
     return discounted_sum(deltas, discount * gae_lambda) * mask
 
@@ -111,7 +113,8 @@ def advantages(
         standardized: mean 0 and standard deviation 1 per task.
 
     Raises:
-        NonFiniteError: an advantage, or the fit of the baseline, is not finite.
+        NonFiniteError: an advantage, the fit of the baseline, or a final observation whose value
+            is needed, is not finite.
     """
     mask, rewards = rollout.mask.double(), rollout.rewards.double()
     if value == "linear":
@@ -146,6 +149,8 @@ def advantages(
 def _linear_values(rollout: Rollout, discount: float, *, final: bool) -> tuple[Tensor, Tensor]:
     """Baseline at every state ``(task, episode, time)`` and, if asked, at the final ones."""
     mask = rollout.mask.double()
+    if final:
+        _check_final(rollout)
     returns = discounted_sum(rollout.rewards.double() * mask, discount)
     steps = torch.arange(mask.shape[-1], device=mask.device)
     values, final_value = torch.zeros_like(returns), torch.zeros_like(returns[..., 0])
@@ -161,3 +166,22 @@ def _linear_values(rollout: Rollout, discount: float, *, final: bool) -> tuple[T
             x = baseline.features(rollout.final_observations[task], mask[task].sum(-1))
             final_value[task] = baseline.predict(weights, x)
     return values, final_value
+
+
+def _check_final(rollout: Rollout) -> None:
+    """Refuse a final observation that is not finite where the time limit ended the episode.
+
+    Elsewhere nothing uses it, so sampling does not look at it.
+    """
+    running = rollout.mask > 0
+    used = running.any(-1) & ~(rollout.terminated & running).any(-1)
+    bad = used & ~rollout.final_observations.isfinite().all(-1)
+    if bad.any():
+        task, episode = (int(i) for i in bad.nonzero()[0])
+        raise NonFiniteError(
+            f"non-finite final observation of task {task}, episode {episode}: where the time limit "
+            "ends an episode, bootstrap_time_limit needs its value",
+            place="final observation",
+            task=task,
+            batch={"final_observations": rollout.final_observations[task].cpu().numpy()},
+        )
