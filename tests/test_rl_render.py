@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from commands import succeed
+from commands import refuse, succeed
 from numpy.typing import NDArray
 from PIL import Image
 from walkers import Walker
@@ -50,6 +50,15 @@ def test_film_of_discrete_actions(tmp_path: Path, capsys: Any) -> None:
         shades = [int(picture[0, 0, 0]) for picture in episode.pictures]
         assert shades == [20 * t for t in episode.times]
     assert isinstance(learner_of(loaded).policy(torch.zeros(1, 2)), Categorical)
+
+
+def test_film_of_an_oracle_needs_step_0(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    succeed("train", "navigation", f"--out={run}", *TINY, "--inner-steps=0", "--observe-task")
+    line = refuse(capfd, 2, "render", str(run), "--steps", "1", "3")
+    assert "--steps 1 3" in line
+    assert "add --steps 0" in line
+    assert not (run / "video.gif").exists()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

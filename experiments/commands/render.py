@@ -64,6 +64,9 @@ def run(argv: Sequence[str]) -> int:
     check_file(out)
     # The oracle is told the task and takes no steps.
     steps = tuple(k for k in command.steps if k == 0 or not learner.config.observe_task)
+    if not steps:
+        asked = " ".join(map(str, command.steps))
+        raise InputError(f"--steps {asked}: {path} is told its task, takes none; add --steps 0")
     tasks = spread_tasks(learner, command.tasks, loaded.experiment.configs().EvaluateOptions())
     fps, stride = _rate(learner.sampler(1, 1).envs[0].metadata.get("render_fps"), out.suffix)
     grid = play(loaded, tasks, steps, seed=command.seed, stride=stride)
