@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 import metarl_envs
-from metarl.errors import InputError
+from metarl.errors import InputError, first_line
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.sampler import Sampler
 from metarl.rl.vector import make_halves
@@ -97,8 +97,8 @@ def _refusals(env: EnvConfig) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (GymnasiumError, ModuleNotFoundError) as error:
-        raise InputError(f"--env.id {env.id}: {str(error).splitlines()[0]}") from None
+    except (GymnasiumError, ImportError) as error:
+        raise InputError(f"--env.id {env.id}: {first_line(error)}") from None
     except RuntimeError as error:
         if "MUJOCO_GL" not in str(error):
             raise

@@ -74,3 +74,8 @@ class WorkerError(MetarlError):
     """A worker process of an environment fell silent."""
 
     exit_code = 6
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

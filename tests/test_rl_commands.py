@@ -100,6 +100,20 @@ def test_user_mistakes_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture
         assert not out.exists()
 
 
+def test_a_package_that_does_not_import_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "unfit.py").write_text("from gymnasium import something_else\n")
+    (tmp_path / "mute.py").write_text("raise ImportError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    argv = ["train", "maml", *TINY, f"--out={tmp_path / 'run'}"]
+    for package, said in (("unfit", "something_else"), ("mute", "ImportError")):
+        line = refuse(capfd, 2, *argv, f"--env.id={package}:Task-v0")
+        assert f"--env.id {package}:Task-v0: " in line
+        assert said in line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("sizes", "naming"),
     [

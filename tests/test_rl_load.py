@@ -390,6 +390,48 @@ def test_of_ones_own() -> None:
     assert policy.returns[-1] > policy.returns[0]
 
 
+def small_policy() -> MetaPolicy:
+    module = metarl.rl.policies.GaussianMLP(2, 2, hidden=(4,))
+    theta, _ = metarl.from_module(module)
+    return MetaPolicy(theta, module, metarl.InnerLoop(0.5), episodes=2, horizon=3)
+
+
+class Named(Walker):
+    """Its task is a word."""
+
+    task: Any = "uphill"
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.task
+
+    def step(self, action: Any) -> Any:
+        held, self.task = self.task, {"slope": 1.0 if self.task == "uphill" else -1.0}
+        result = super().step(action)
+        self.task = held
+        return result
+
+
+def test_tasks_that_are_no_dicts() -> None:
+    rows = SyncVectorEnv([Named] * 2, autoreset_mode=AutoresetMode.DISABLED)
+    assert len(small_policy().adapt(rows).returns) == 1
+    rows.set_attr("task", ["uphill", "downhill"])
+    with pytest.raises(InputError, match="hold one task"):
+        small_policy().adapt(rows)
+
+
+def test_a_package_that_does_not_import_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unfit.py").write_text("from gymnasium import something_else\n")
+    (tmp_path / "mute.py").write_text("raise ImportError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="unfit:Task-v0: cannot import name 'something_else'"):
+        small_policy().adapt("unfit:Task-v0")
+    with pytest.raises(InputError, match="mute:Task-v0: ImportError"):
+        small_policy().adapt("mute:Task-v0")
+
+
 class Centred(torch.nn.Module):
     """A policy with all that is no part of theta: a buffer, a frozen and a tied parameter."""
 

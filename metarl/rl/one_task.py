@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.error import Error as GymnasiumError
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from metarl.errors import InputError
+from metarl.errors import InputError, first_line
 from metarl.rl.sampler import Sampler
 from metarl.rl.vector import Task
 from metarl.streams import stream
@@ -79,9 +79,9 @@ def _make(name: str, rows: int, options: Mapping[str, Any]) -> SyncVectorEnv:
             vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
             **options,
         )
-    except (GymnasiumError, ModuleNotFoundError) as error:
+    except (GymnasiumError, ImportError) as error:
         raise InputError(
-            f"{name}: {str(error).splitlines()[0]} (an id is found once its package is imported, "
+            f"{name}: {first_line(error)} (an id is found once its package is imported, "
             "or as package:id)"
         ) from None
     except (TypeError, ValueError) as error:
@@ -106,5 +106,7 @@ def _check_held(env: VectorEnv[Any, Any, Any]) -> None:
         )
 
 
-def _same(one: Task, other: Task) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+    return np.array_equal(one, other)  # a user's task may be anything
