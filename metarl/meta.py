@@ -123,6 +123,11 @@ def meta_loss(
     )
     in_order = [gradient[name] for name in params]
     loss = _HeldGradient.apply(first(outputs), in_order, *params.values())  # type: ignore[no-untyped-call]
+    return _with_loss(outputs, loss)
+
+
+def _with_loss(outputs: Any, loss: Tensor) -> Any:
+    """What the outer loss returned, with another loss."""
     if isinstance(outputs, Tensor):
         return loss
     if not hasattr(outputs, "_replace"):
@@ -219,8 +224,7 @@ def _adapted_loss(inner_loss: Loss, outer_loss: Loss, options: InnerLoop, multi_
         each_step = queries if len(queries) > 1 else queries * len(supports)
         outputs = [outer_loss(p, q) for p, q in zip(path[1:], each_step, strict=True)]
         assert weights is not None
-        total = sum(weights[k] * first(o) for k, o in enumerate(outputs))
-        last = outputs[-1]
-        return total if isinstance(last, Tensor) else last._replace(**{last._fields[0]: total})
+        total: Any = sum(weights[k] * first(o) for k, o in enumerate(outputs))
+        return _with_loss(outputs[-1], total)
 
     return fn

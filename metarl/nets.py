@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .checks import check_choice
+
 Activation = Literal["relu", "tanh"]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
 
@@ -22,6 +24,9 @@ class MLP(nn.Module):
         init: ``"xavier"`` (uniform Glorot) or a number, the standard deviation of a normal
             truncated at two standard deviations; biases start at zero either way.
         generator: draws the weights; None uses torch's global generator.
+
+    Raises:
+        InputError: no such activation.
     """
 
     def __init__(
@@ -33,6 +38,7 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        check_choice("activation", activation, tuple(_ACTIVATIONS))
         self.activation = _ACTIVATIONS[activation]
         self.layers = nn.ModuleList(
             nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(sizes)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .checks import check_positive
 from .errors import NonFiniteError
 from .objective import Objective
 from .params import Params
@@ -95,8 +96,10 @@ def trust_region_step(
         shrink: ratio of one step size to the next.
 
     Raises:
+        InputError: ``max_kl`` is not above 0.
         NonFiniteError: loss, KL, gradient or a Fisher product are not finite at the start.
     """
+    check_positive("max_kl", max_kl)
     loss_before, kl, gradient = objective.gradient(params)
     require_finite({"loss": loss_before, "KL": kl})
     require_finite({f"outer gradient of {name}": g for name, g in gradient.items()})

@@ -63,6 +63,15 @@ WRONG: dict[str, Callable[[], Any]] = {
         inner=InnerLoop({n: torch.ones((), requires_grad=True) for n in S.params})
     ),
     "2 weights for 3 inner steps": lambda: meta(step_weights=(0.5, 0.5)),
+    "returned a tuple: it must return a scalar, or a NamedTuple": lambda: meta_loss(
+        S.loss,
+        lambda params, batch: (S.loss(params, batch),) * 2,
+        S.params,
+        S.supports,
+        S.query,
+        InnerLoop(),
+        step_weights=(0.2, 0.3, 0.5),
+    ),
     "several need step_weights": lambda: meta(query=[S.query] * 3),
     "list of 2 batches": lambda: meta(query=[S.query] * 2, step_weights=(1, 1, 1)),
     r"one common leading task dimension, got \['3', '4'\]": lambda: meta(

@@ -4,14 +4,17 @@ The functions of sequences work along the last axis, time, of any leading dimens
 episode, so nothing can leak into the next.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from metarl.checks import check_choice
 from metarl.errors import NonFiniteError
 from metarl.rl import baseline
 from metarl.rl.rollout import Rollout
+
+Value = Literal["linear", "zero"]
 
 
 def discounted_sum(x: Tensor, discount: float) -> Tensor:
@@ -98,7 +101,7 @@ def advantages(
     discount: float = 0.99,
     gae_lambda: float = 1.0,
     bootstrap_time_limit: bool = False,
-    value: Literal["linear", "zero"] = "linear",
+    value: Value = "linear",
     standardized: bool = True,
 ) -> Tensor:
     """Weights of the policy gradient, ``(task, episode, time)``, detached, in the rewards' dtype.
@@ -113,9 +116,11 @@ def advantages(
         standardized: mean 0 and standard deviation 1 per task.
 
     Raises:
+        InputError: ``value`` is none of these.
         NonFiniteError: an advantage, the fit of the baseline, or a final observation whose value
             is needed, is not finite.
     """
+    check_choice("value", value, get_args(Value))
     mask, rewards = rollout.mask.double(), rollout.rewards.double()
     if value == "linear":
         values, final_value = _linear_values(rollout, discount, final=bootstrap_time_limit)

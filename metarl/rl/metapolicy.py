@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metarl.checks import check_counts
 from metarl.devices import find_device
 from metarl.errors import InputError
 from metarl.inner import InnerLoop, extended_rates
@@ -19,7 +20,7 @@ from metarl.rl.objectives import policy_objectives
 from metarl.rl.one_task import Env, one_task_sampler
 from metarl.rl.policies import CategoricalMLP, GaussianMLP, in_head
 from metarl.rl.rollout import mean_return
-from metarl.rl.sampler import Sampler, check_counts
+from metarl.rl.sampler import Sampler
 from metarl.rl.surrogates import InnerSurrogate
 from metarl.rl.vector import Task
 from metarl.rl.weighting import Weighting
@@ -97,7 +98,7 @@ class MetaPolicy:
         """
         episodes = self.episodes if episodes is None else episodes
         horizon = self.horizon if horizon is None else horizon
-        check_counts(episodes, horizon)
+        check_counts(episodes=episodes, horizon=horizon)
         own = isinstance(env, str) and self.env_id is not None and _name(env) == _name(self.env_id)
         options = self.env_options if own else {}
         with one_task_sampler(

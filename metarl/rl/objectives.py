@@ -1,11 +1,12 @@
 """Losses of ONE task for the inner loop and the meta-updates of policies."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from metarl.checks import check_choice
 from metarl.errors import InputError
 from metarl.inner import InnerLoop, Loss, adapt, adapt_path_one
 from metarl.objective import GaussNewton
@@ -45,7 +46,11 @@ def policy_gradient_loss(apply: Apply, *, kind: surrogates.InnerSurrogate = "log
     output should move. Left out is how the weights' slope changes with the outputs; gone is the
     term of ``loglik`` that grows with the weights' mean at a state, which is no derivative of the
     expected return and which a meta-policy can exploit without earning more.
+
+    Raises:
+        InputError: no surrogate of that kind.
     """
+    check_choice("kind", kind, get_args(surrogates.InnerSurrogate))
 
     def loss(params: Params, batch: Batch) -> Tensor:
         policy = apply(params, batch.observations)
@@ -79,8 +84,11 @@ def policy_objectives(
         clip: ratio bound of ``clipped``.
 
     Raises:
-        InputError: ``emaml`` with another surrogate than ``loglik``.
+        InputError: no such surrogate or correction, or ``emaml`` with another surrogate than
+            ``loglik``.
     """
+    check_choice("inner_surrogate", inner_surrogate, get_args(surrogates.InnerSurrogate))
+    check_choice("sampling_correction", sampling_correction, get_args(SamplingCorrection))
     if sampling_correction == "emaml" and inner_surrogate != "loglik":
         raise InputError(
             f"sampling_correction=emaml goes with inner_surrogate=loglik only: {inner_surrogate} "

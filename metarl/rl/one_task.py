@@ -9,9 +9,9 @@ import numpy as np
 from gymnasium.error import Error as GymnasiumError
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from metarl.errors import InputError, first_line
+from metarl.errors import InputError
 from metarl.rl.sampler import Sampler
-from metarl.rl.vector import Task
+from metarl.rl.vector import Task, not_found
 from metarl.streams import stream
 
 Env = gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any] | str
@@ -80,10 +80,7 @@ def _make(name: str, rows: int, options: Mapping[str, Any]) -> SyncVectorEnv:
             **options,
         )
     except (GymnasiumError, ImportError) as error:
-        raise InputError(
-            f"{name}: {first_line(error)} (an id is found once its package is imported, "
-            "or as package:id)"
-        ) from None
+        raise not_found(name, error) from None
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} refuses its options: {error}") from None
     assert isinstance(made, SyncVectorEnv)

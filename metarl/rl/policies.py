@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from metarl.checks import check_positive
 from metarl.nets import MLP, Activation, scale_layer
 from metarl.params import Params
 from metarl.rl.distributions import Categorical, Gaussian
@@ -34,6 +35,9 @@ class GaussianMLP(nn.Module):
         head_scale: multiplies the last layer's initial weights; near 0, all states start with mean
             action 0, and no state is favoured before anything was learned.
         generator: draws the weights; None uses torch's global generator.
+
+    Raises:
+        InputError: no such activation, or a standard deviation that is not above 0.
     """
 
     def __init__(
@@ -49,6 +53,8 @@ class GaussianMLP(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        check_positive("init_std", init_std)
+        check_positive("min_std", min_std)
         sizes = (observation_dim, *hidden, action_dim)
         self.mean = MLP(sizes, activation=activation, generator=generator)
         scale_layer(self.mean.layers[-1], head_scale)
@@ -79,6 +85,9 @@ class CategoricalMLP(nn.Module):
         activation: between the layers.
         head_scale: multiplies the last layer's initial weights.
         generator: draws the weights; None uses torch's global generator.
+
+    Raises:
+        InputError: no such activation.
     """
 
     def __init__(

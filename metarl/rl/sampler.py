@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from metarl.checks import check_counts
 from metarl.errors import InputError
 from metarl.mapping import one_intra_op_thread
 from metarl.params import Params, from_module
@@ -26,17 +27,6 @@ from metarl.rl.validity import Counts, whole_tasks
 from metarl.streams import seed_of
 
 Env = VectorEnv[Any, Any, Any]
-
-
-def check_counts(episodes: int, horizon: int) -> None:
-    """Refuse numbers of episodes and time steps below 1.
-
-    Raises:
-        InputError: naming the number.
-    """
-    for name, value in (("episodes", episodes), ("horizon", horizon)):
-        if value < 1:
-            raise InputError(f"{name} is {value}: it must be at least 1")
 
 
 class Sampler:
@@ -62,7 +52,7 @@ class Sampler:
             on how many there are. Slower.
 
     Raises:
-        InputError: the environments do not fit, or a number is below 1.
+        InputError: the environments do not fit, there is none, or a number is below 1.
     """
 
     def __init__(
@@ -75,8 +65,10 @@ class Sampler:
         max_invalid: float = 0.25,
         exact: bool = False,
     ) -> None:
-        check_counts(episodes, horizon)
+        check_counts(episodes=episodes, horizon=horizon)
         self.envs = [envs] if isinstance(envs, VectorEnv) else list(envs)
+        if not self.envs:
+            raise InputError("envs is empty: a sampler needs one vector environment at least")
         self.episodes, self.horizon = episodes, horizon
         self.timeout, self.max_invalid = timeout, max_invalid
         self.exact = exact
@@ -128,6 +120,7 @@ class Sampler:
             seed: keys all noise, of actions and of starting states.
 
         Raises:
+            InputError: parameters of another number of tasks than `set_tasks` was given.
             NonFiniteError: parameters, an observation, an action or a reward is not finite, or too
                 many episodes are invalid.
             WorkerError: a worker process does not answer.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from metarl.checks import check_counts
 from metarl.errors import NonFiniteError
 from metarl.mapping import ChunkFunction, each, resolve_mapping, run_chunks
 from metarl.objective import Objective, mean_over_tasks
@@ -139,8 +140,10 @@ def promp_update(
         Metrics and the next penalty.
 
     Raises:
+        InputError: no epochs.
         NonFiniteError: in any epoch; ``theta`` and the optimiser are as they were before the first.
     """
+    check_counts(epochs=epochs)
     clock = clock or Clock()
     start = {name: p.detach().clone() for name, p in theta.items()}
     moments = copy.deepcopy(optimizer.state_dict())

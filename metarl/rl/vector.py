@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+from gymnasium.error import Error as GymnasiumError
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
+from metarl.checks import check_counts
 from metarl.devices import available_cores
-from metarl.errors import InputError
+from metarl.errors import InputError, first_line
 from metarl.rl.workers import limited, receiving
 
 Task = dict[str, Any]
@@ -48,15 +50,30 @@ def make_halves(
         episodes: per task.
         threads: physics threads in all; default: the cores of this process.
         options: for ``gymnasium.make_vec``.
+
+    Raises:
+        InputError: no such environment, or no tasks or episodes.
     """
+    check_counts(tasks=tasks, episodes=episodes)
     if threads is None:
         threads = available_cores()
     parts = [part for part in (tasks - tasks // 2, tasks // 2) if part]
     each = max(1, threads // len(parts))
-    return [
-        gymnasium.make_vec(env_id, num_envs=part * episodes, threads=each, **options)
-        for part in parts
-    ]
+    try:
+        return [
+            gymnasium.make_vec(env_id, num_envs=part * episodes, threads=each, **options)
+            for part in parts
+        ]
+    except (GymnasiumError, ImportError) as error:
+        raise not_found(env_id, error) from None
+
+
+def not_found(env_id: str, error: Exception) -> InputError:
+    """What to say where gymnasium knows no environment of an id, or cannot import its package."""
+    return InputError(
+        f"{env_id}: {first_line(error)} (an id is found once its package is imported, or as "
+        "package:id)"
+    )
 
 
 def check_vector(env: VectorEnv[Any, Any, Any]) -> None:

@@ -1,11 +1,12 @@
 """From rewards to weights of the policy gradient."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import get_args
 
 from torch import Tensor
 
-from metarl.rl.advantages import advantages, masked_std, standardize
+from metarl.checks import check_choice
+from metarl.rl.advantages import Value, advantages, masked_std, standardize
 from metarl.rl.rollout import Rollout
 
 
@@ -30,10 +31,13 @@ class Weighting:
     discount: float = 0.99
     gae_lambda: float = 1.0
     bootstrap_time_limit: bool = False
-    baseline: Literal["linear", "zero"] = "linear"
+    baseline: Value = "linear"
     standardized: bool = True
     inner_gae_lambda: float | None = None
     best_reward: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("baseline", self.baseline, get_args(Value))
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """Weights ``(task, episode, time)``."""

@@ -1,0 +1,84 @@
+"""Arguments of the policies' parts that mean nothing, each with an error that says what would."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from meta_steps import updated, walk
+
+from metarl import InnerLoop, InputError, mean_over_tasks, trust_region_step
+from metarl.rl import (
+    CategoricalMLP,
+    GaussianMLP,
+    Sampler,
+    Weighting,
+    make_halves,
+    policy_objectives,
+    promp_update,
+)
+from metarl.rl.advantages import advantages
+from metarl.rl.objectives import policy_gradient_loss
+
+NOTHING: Any = None
+NAVIGATION = "metarl_envs:metarl/Navigation2D-v0"
+
+
+def no_policy(*_: Any) -> Any:
+    raise AssertionError
+
+
+def objectives(**options: Any) -> Any:
+    return policy_objectives(no_policy, InnerLoop(), **options)
+
+
+def promp(epochs: int) -> Any:
+    setting = walk()
+    _, optimizer = updated(setting, "promp")
+    own = setting.options["objectives"]
+
+    def update(theta: Any, data: Any, clock: Any) -> Any:
+        return promp_update(own, theta, data, optimizer, penalty=0.1, epochs=epochs)
+
+    return setting.step(update)
+
+
+def trust_region(max_kl: float) -> Any:
+    def fn(theta: Any, x: Any) -> Any:
+        return (theta["w"] * x).sum(), (theta["w"] * x).square().sum()
+
+    objective = mean_over_tasks(fn, torch.ones(2, 3))
+    return trust_region_step(objective, {"w": torch.ones(3)}, max_kl=max_kl)
+
+
+WRONG: dict[str, Callable[[], Any]] = {
+    "baseline is 'lineer': choose one of linear, zero": lambda: Weighting(baseline="lineer"),  # type: ignore[arg-type]
+    "value is 'none': choose one of linear, zero": lambda: advantages(NOTHING, value="none"),  # type: ignore[arg-type]
+    "inner_surrogate is 'log-lik': choose one of loglik, linear, lvc, dice": lambda: objectives(
+        inner_surrogate="log-lik"
+    ),
+    "kind is 'Dice': choose one of loglik": lambda: policy_gradient_loss(no_policy, kind="Dice"),  # type: ignore[arg-type]
+    "sampling_correction is 'e-maml': choose one of off, emaml": lambda: objectives(
+        sampling_correction="e-maml"
+    ),
+    "epochs is 0: it must be at least 1": lambda: promp(0),
+    "min_std is 0.0: it must be above 0": lambda: GaussianMLP(2, 2, min_std=0.0),
+    "init_std is -1: it must be above 0": lambda: GaussianMLP(2, 2, init_std=-1),
+    "activation is 'gelu': choose one of relu, tanh": lambda: GaussianMLP(2, 2, activation="gelu"),  # type: ignore[arg-type]
+    "activation is 'elu'": lambda: CategoricalMLP(2, 2, activation="elu"),  # type: ignore[arg-type]
+    "max_kl is 0: it must be above 0": lambda: trust_region(0),
+    "max_kl is -0.01": lambda: trust_region(-0.01),
+    "max_kl is nan": lambda: trust_region(float("nan")),
+    "tasks is 0: it must be at least 1": lambda: make_halves(NAVIGATION, tasks=0, episodes=1),
+    "episodes is -1": lambda: make_halves(NAVIGATION, tasks=1, episodes=-1),
+    "Nothing-v0: .*package:id": lambda: make_halves("Nothing-v0", tasks=1, episodes=1),
+    "nowhere:Task-v0: No module": lambda: make_halves("nowhere:Task-v0", tasks=1, episodes=1),
+    "envs is empty": lambda: Sampler([], episodes=1, horizon=1),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_means_nothing_is_refused(message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        WRONG[message]()
+    assert "\n" not in str(caught.value)
