@@ -24,7 +24,7 @@ from metarl.errors import InputError
 from metarl.rl import MetaPolicy, Policy
 from metarl.rl import metapolicy as metapolicy_module
 from metarl.rl.distributions import Categorical, Gaussian
-from metarl.runs import read_config
+from metarl.runs import export_params, read_config
 from metarl_experiments.configs.rl import Config
 from metarl_experiments.environments import make_sampler
 from metarl_experiments.evaluate import load as load_learner
@@ -292,6 +292,24 @@ def test_safetensors(runs: Path, tmp_path: Path, capfd: Any) -> None:
     theta = metarl.rl.load(runs / "plain").theta
     assert found.keys() == theta.keys()
     assert all(torch.equal(found[name], p) for name, p in theta.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.complex64])
+def test_numbers_that_a_file_cannot_hold_are_named(tmp_path: Path, dtype: torch.dtype) -> None:
+    params = {"a": torch.ones(2), "b": torch.ones(2, dtype=dtype)}
+    said = rf"theta.npz: b is .*{str(dtype).removeprefix('torch.')}.* as float32"
+    with pytest.raises(InputError, match=said):
+        export_params(tmp_path / "theta.npz", params)
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_in_safetensors(tmp_path: Path) -> None:
+    torch_of = pytest.importorskip("safetensors.torch")
+    out = tmp_path / "theta.safetensors"
+    export_params(out, {"a": torch.ones(2, dtype=torch.float16)})
+    assert torch_of.load_file(out)["a"].dtype == torch.float16
+    with pytest.raises(InputError, match=r"b is torch\.bfloat16"):
+        export_params(out, {"b": torch.ones(2, dtype=torch.bfloat16)})
 
 
 def test_without_safetensors(

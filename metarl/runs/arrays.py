@@ -37,6 +37,11 @@ def plain(value: Any) -> Array:
     return np.asarray(value if detach is None else detach().cpu().numpy())
 
 
+def fits(array: Any) -> bool:
+    """Whether `encode` takes an array."""
+    return isinstance(array, np.ndarray | np.generic) and array.dtype.str in _DTYPES
+
+
 def check_finite(arrays: Mapping[str, Array], name: str) -> None:
     """Refuse arrays that hold a NaN or an infinity.
 
@@ -62,7 +67,7 @@ def encode(arrays: Mapping[str, Array]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for key, array in arrays.items():
-            if not isinstance(array, np.ndarray | np.generic) or array.dtype.str not in _DTYPES:
+            if not fits(array):
                 kind = getattr(array, "dtype", type(array).__name__)
                 raise TypeError(f"array {key!r} is {kind}; only plain numbers can be saved")
             with archive.open(zipfile.ZipInfo(f"{key}.npy", _STAMP), "w") as member:

@@ -19,12 +19,13 @@ def export_params(path: str | Path, params: Mapping[str, Any]) -> None:
         params: name -> tensor or array, such as a module's ``state_dict()``.
 
     Raises:
-        InputError: another suffix, no such directory, or safetensors is not installed.
+        InputError: another suffix, no such directory, safetensors is not installed, or numbers
+            of a type that the file cannot hold, such as bfloat16.
         SaveError: the disk is full or read-only.
     """
     path = Path(path)
     check_export(path)
-    plain = {name: arrays.plain(value) for name, value in params.items()}
+    plain = {name: _plain(name, value, path) for name, value in params.items()}
     if path.suffix == ".npz":
         data = arrays.encode(plain)
     else:
@@ -32,6 +33,20 @@ def export_params(path: str | Path, params: Mapping[str, Any]) -> None:
 
         data = save({name: array.copy(order="C") for name, array in plain.items()})
     files.replace(path, data)
+
+
+def _plain(name: str, value: Any, path: Path) -> arrays.Array:
+    try:
+        array = arrays.plain(value)
+        fits = path.suffix != ".npz" or arrays.fits(array)
+    except TypeError:  # a type that numpy lacks
+        fits = False
+    if not fits:
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise InputError(
+            f"{path}: {name} is {kind}, which the file cannot hold; export it as float32"
+        )
+    return array
 
 
 def check_export(path: Path) -> None:
