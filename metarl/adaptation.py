@@ -80,6 +80,9 @@ def adaptation_curve(
 
     Returns:
         What ``outer_loss`` returns, each field ``(K + 1, task)``.
+
+    Raises:
+        InputError: a list of queries that is not one for each k, or as in `adapt_path`.
     """
     with torch.no_grad():
         path = adapt_path(inner_loss, params, supports, inner, mapping=mapping)

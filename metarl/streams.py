@@ -21,7 +21,8 @@ def stream(seed: int, purpose: str, *index: int) -> np.random.Generator:
 
     Args:
         seed: the run's seed, any integer.
-        purpose: what is drawn, such as ``"train-tasks"``; distinct purposes never share a stream.
+        purpose: what is drawn, such as ``"train-tasks"``. Distinct ones have distinct streams, as
+            long as none holds a slash.
         index: iteration, inner step, ... as the purpose needs.
     """
     words = np.frombuffer(_key(seed, purpose, index), dtype=np.uint64)
@@ -34,7 +35,10 @@ def seed_of(seed: int, purpose: str, *index: int) -> int:
 
 
 def torch_stream(seed: int, purpose: str, *index: int) -> torch.Generator:
-    """CPU ``torch.Generator`` from the same key (initial weights, dropout)."""
+    """CPU ``torch.Generator`` from the same key, such as for initial weights.
+
+    Torch's keeps 32 bits of a seed: of many thousands of keys, two may have the same generator.
+    """
     generator = torch.Generator()
     generator.manual_seed(seed_of(seed, purpose, *index))
     return generator

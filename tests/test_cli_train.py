@@ -98,6 +98,7 @@ def test_resumed_run_keeps_its_config(
 ) -> None:
     run = train_small(tmp_path / "run")
     line = refuse(capfd, 2, "train", "sinusoid", f"--out={run}", "--resume", option)
+    assert "--rank-timeout" in line
     assert option.partition("=")[0] in line
 
 

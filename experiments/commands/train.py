@@ -217,7 +217,7 @@ def _resumed(
         if name not in FREE and value != before[name]:
             raise InputError(
                 f"{name}: a resumed run keeps its own, {before[name]}, not {value}; only "
-                "--iterations, --minutes, --device and --data may differ"
+                "--iterations, --minutes, --device, --rank-timeout and --data may differ"
             )
     return options
 

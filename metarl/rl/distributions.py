@@ -64,6 +64,9 @@ def linear_log_prob(old: Distribution, new: Distribution, action: Tensor) -> Ten
 
     Returns:
         ``(...)``, exactly 0 where ``new`` equals ``old``.
+
+    Raises:
+        TypeError: the distributions are of two kinds.
     """
     if isinstance(old, Gaussian) and isinstance(new, Gaussian):
         inverse = torch.exp(-old.log_std)
@@ -83,6 +86,9 @@ def kl(p: Distribution, q: Distribution) -> Tensor:
     Gaussian: ``sum_i 1/2 (exp(2 d_i) - 1 + ((mean_p - mean_q) / std_q)^2) - d_i`` with
     ``d = log_std_p - log_std_q``. Categorical: ``sum_i p_i (exp(d_i) - 1 - d_i)`` with ``d = log q
     - log p``, whose terms are all positive. Exactly 0, with gradient exactly 0, where p equals q.
+
+    Raises:
+        TypeError: the distributions are of two kinds.
     """
     if isinstance(p, Gaussian) and isinstance(q, Gaussian):
         d = p.log_std - q.log_std
