@@ -1,28 +1,43 @@
-"""Options of meta-policies that exclude each other."""
+"""Options that exclude each other."""
+
+from typing import Any
 
 from metarl.errors import InputError
 
 from .configs.rl import Config
 
 
-def check_options(config: Config) -> None:
-    """Refuse options that contradict each other.
+def check_inner_options(config: Any, trained_steps: int) -> None:
+    """Refuse options of the inner loop that contradict each other.
+
+    Args:
+        config: any family's.
+        trained_steps: inner steps in training.
 
     Raises:
         InputError: naming the option to change.
     """
-    if config.sampling_correction != "off" and config.update == "promp":
-        raise InputError("--sampling-correction: goes with --update trpo or adam")
     if not config.later_lr_factors:
         raise InputError("--later-lr-factors: give one number at least")
-    if config.inner_steps == 0 and config.learned_lr != "no":
+    if trained_steps == 0 and config.learned_lr != "no":
         raise InputError("--learned-lr: no inner step is trained with --inner-steps 0")
+    if config.lr_per_step and config.learned_lr not in ("tensor", "element"):
+        raise InputError("--lr-per-step: goes with --learned-lr tensor or element")
+
+
+def check_options(config: Config) -> None:
+    """Refuse options of meta-policies that contradict each other.
+
+    Raises:
+        InputError: naming the option to change.
+    """
+    check_inner_options(config, config.inner_steps)
+    if config.sampling_correction != "off" and config.update == "promp":
+        raise InputError("--sampling-correction: goes with --update trpo or adam")
     if config.inner_steps > 0 and config.evaluation_lr is not None:
         raise InputError(
             "--evaluation-lr: goes with --inner-steps 0; a trained inner loop keeps its step size"
         )
-    if config.lr_per_step and config.learned_lr not in ("tensor", "element"):
-        raise InputError("--lr-per-step: goes with --learned-lr tensor or element")
     if config.min_std > config.init_std:
         raise InputError(
             f"--min-std {config.min_std:g}: is above --init-std {config.init_std:g}, and below its "

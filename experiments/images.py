@@ -14,6 +14,7 @@ from metarl.errors import InputError
 from metarl.images import adapts, cross_entropy, repeat_support
 
 from .configs.images import Config, EvaluateOptions
+from .contradictions import check_inner_options
 from .descent import adam_state, descend
 from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
@@ -49,6 +50,7 @@ class ImagesLearner:
     def __init__(self, config: Config, machine: Machine, ranks: Ranks = ALONE) -> None:
         if config.dataset == "mini-imagenet" and config.net == "strided":
             raise InputError("--net strided is Omniglot's: mini-imagenet takes pooled or dense")
+        check_inner_options(config, config.steps)
         self.config = config
         self.ranks, self.rows = ranks, ranks.rows(config.tasks)
         # On a CPU a compiled chain of single tasks stays in the cache; what is not compiled gains

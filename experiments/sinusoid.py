@@ -10,11 +10,11 @@ from torch import Tensor
 
 import metarl
 from metarl.distributed import ALONE, Ranks
-from metarl.errors import InputError
 from metarl.nets import MLP
 from metarl.supervised import Regression, mean_squared_error
 
 from .configs.sinusoid import Config, EvaluateOptions
+from .contradictions import check_inner_options
 from .descent import adam_state, descend
 from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
@@ -39,8 +39,7 @@ class SinusoidLearner:
     higher_is_better = False
 
     def __init__(self, config: Config, machine: Machine, ranks: Ranks = ALONE) -> None:
-        if config.inner_steps == 0 and config.learned_lr != "no":
-            raise InputError("--learned-lr: no inner step is trained with --inner-steps 0")
+        check_inner_options(config, config.inner_steps)
         self.config = config
         self.machine = replace(machine, mapping=machine.mapping.replace("auto", "vmap"))
         self.mapping = self.machine.mapping + ("+compile" if machine.compiled else "")

@@ -149,6 +149,26 @@ def test_step_sizes_that_a_checkpoint_has_not_begin_at_inner_lr(
     assert "inner_lr." in refuse(capfd, 2, *argv, "--learned-lr=no")
 
 
+@pytest.mark.parametrize("experiment", ["sinusoid", "navigation", "omniglot"])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--lr-per-step", "--learned-lr=no"], "--lr-per-step"),
+        (["--later-lr-factors"], "--later-lr-factors"),
+    ],
+)
+def test_options_of_the_inner_loop_that_exclude_each_other(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    experiment: str,
+    options: list[str],
+    told: str,
+) -> None:
+    argv = ["train", experiment, f"--out={tmp_path / 'run'}", *options]
+    assert told in refuse(capfd, 2, *argv)
+    assert not (tmp_path / "run").exists()
+
+
 def test_damaged_from_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = train_small(tmp_path / "run")
     checkpoint = run / "checkpoints" / "00000020"
