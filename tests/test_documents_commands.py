@@ -18,7 +18,6 @@ TINY = {
         "--iterations=2",
         "--meta-batch=2",
         "--episodes=2",
-        "--env.horizon=10",
         "--evaluation-episodes=2",
         "--validation-tasks=2",
     ],
