@@ -38,6 +38,8 @@ def check_options(config: Config) -> None:
         raise InputError(
             "--evaluation-lr: goes with --inner-steps 0; a trained inner loop keeps its step size"
         )
+    if config.learned_lr == "signal" and config.inner_lr == 0:
+        raise InputError("--inner-lr: --learned-lr signal measures steps, which need one above 0")
     if config.min_std > config.init_std:
         raise InputError(
             f"--min-std {config.min_std:g}: is above --init-std {config.init_std:g}, and below its "

@@ -9,7 +9,7 @@ from typing import Any
 
 from metarl.distributed import Ranks
 from metarl.errors import InputError
-from metarl.params import RATE_PREFIX
+from metarl.params import split_rates
 from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_config
 from metarl.runs.reading import holds_run
 
@@ -56,7 +56,7 @@ def stored_values(argv: Sequence[str], ranks: Ranks) -> dict[str, Any] | None:
 
 
 def start_from(path: str, state: State, ranks: Ranks) -> None:
-    """Put a checkpoint's parameters into a fresh state, whose own step sizes stay if it has none.
+    """Put a checkpoint's parameters into a fresh state; step sizes that it has not stay.
 
     Raises:
         InputError: there is no such checkpoint, or it is of another model.
@@ -64,10 +64,8 @@ def start_from(path: str, state: State, ranks: Ranks) -> None:
 
     def put(saved: Snapshot | None) -> None:
         assert saved is not None
-        own = {n: p.detach().cpu().numpy() for n, p in state.params.items()}
-        rates = {n: p for n, p in own.items() if n.startswith(RATE_PREFIX)}
-        if any(name in saved.params for name in rates):
-            rates = {}
+        model, _ = split_rates(state.params)
+        rates = {n: p.detach().cpu().numpy() for n, p in state.params.items() if n not in model}
         put_params(state.params, {**rates, **saved.params})
 
     try:

@@ -1,7 +1,7 @@
 """Meta-policies: what one meta-iteration is, how it is validated and evaluated."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from .memory import Needs
 from .meta_update import meta_update
 from .protocol import evaluation, rollout_seed, steps_and_episodes, test_tasks
 from .rl_memory import policy_needs
-from .step_sizes import measured_rates
+from .step_sizes import measure_rates
 
 VALIDATION_SEED = 0
 Tasks = Sequence[dict[str, Any]]
@@ -145,23 +145,23 @@ class PolicyLearner:
         """One meta-iteration: sample, adapt, sample, update."""
         seed = state.extra["seed"]
         sampler = self.sampler(*self.sizes)
-        measured = 0
-        if iteration == 0 and self.config.learned_lr == "signal":
-            measured = self._measure_step_sizes(state)
+        adapting: dict[str, Any] = {
+            "policy": self.policy,
+            "objectives": self.objectives,
+            "inner": self.inner,
+            "weighting": self.weighting,
+            "mapping": self.mapping,
+            "ranks": self.ranks,
+        }
         rng = metarl.stream(seed, "train-tasks", iteration)
-        collect = functools.partial(
+        collect: Callable[..., Collected] = functools.partial(
             collect_meta_batch,
-            policy=self.policy,
-            objectives=self.objectives,
             sampler=sampler,
             tasks=sampler.sample_tasks(self.config.meta_batch * self.mixed, rng),
-            inner=self.inner,
             inner_steps=self.config.inner_steps,
-            weighting=self.weighting,
             seed=metarl.seed_of(seed, "train-rollouts", iteration),
             mixed=self.mixed,
-            mapping=self.mapping,
-            ranks=self.ranks,
+            **adapting,
         )
         update = functools.partial(
             meta_update,
@@ -170,7 +170,17 @@ class PolicyLearner:
             mapping=self.mapping,
             reduce=self.ranks.reducer(self.machine.exact),
         )
+        measured = 0
         with self.ranks.own_tasks(self.rows):
+            if iteration == 0 and self.config.learned_lr == "signal":
+                measured = measure_rates(
+                    state.params,
+                    self.config.inner_lr,
+                    sampler,
+                    meta_batch=self.config.meta_batch,
+                    seed=seed,
+                    **adapting,
+                )
             theta, metrics = meta_step(
                 state.params,
                 lambda theta, clock: collect(theta, clock=clock),
@@ -186,28 +196,6 @@ class PolicyLearner:
                     p.copy_(theta[name])
         metrics["env_steps"] += measured
         return metrics
-
-    def _measure_step_sizes(self, state: State) -> int:
-        """Set theta's step sizes by `measured_rates`; the environment steps of all ranks."""
-        with self.ranks.own_tasks(self.rows):
-            rates, env_steps = measured_rates(
-                state.params,
-                self.config.inner_lr,
-                self.sampler(*self.sizes),
-                meta_batch=self.config.meta_batch,
-                seed=state.extra["seed"],
-                ranks=self.ranks,
-                policy=self.policy,
-                objectives=self.objectives,
-                inner=self.inner,
-                weighting=self.weighting,
-                mapping=self.mapping,
-            )
-        with torch.no_grad():
-            for name, rate in state.params.items():
-                if name in rates:
-                    rate.copy_(rates[name])
-        return int(self.ranks.reduce(torch.tensor([env_steps]))[0])
 
     def adapt(
         self,

@@ -14,7 +14,7 @@ from metarl.rl.sampler import Sampler
 BATCHES = 8
 
 
-def measured_rates(
+def measure_rates(
     theta: metarl.Params,
     lr: float,
     sampler: Sampler,
@@ -23,13 +23,13 @@ def measured_rates(
     seed: int,
     ranks: Ranks,
     **adapting: Any,
-) -> tuple[metarl.Params, int]:
-    """`metarl.signal_rates` of the first inner step, and the environment steps that it took.
+) -> int:
+    """Set the step sizes in theta, in place, to `metarl.signal_rates` of the first inner step.
 
     Every task takes its step twice, on episodes of its own each time.
 
     Args:
-        theta: initial parameters; their own step sizes are not used.
+        theta: initial parameters and one step size an element, whose values are not used.
         lr: step size without a filter.
         sampler: has room for this rank's tasks.
         meta_batch: tasks of all ranks.
@@ -37,9 +37,12 @@ def measured_rates(
         ranks: share the tasks; all get the same step sizes.
         adapting: policy, objectives, inner, weighting and mapping of `adapt_by_acting`.
 
+    Returns:
+        Environment steps of all ranks.
+
     Raises:
         InputError: the two steps of the tasks have nothing in common.
-        NonFiniteError: see `adapt_by_acting`.
+        NonFiniteError: see `adapt_by_acting`; theta is as it was.
     """
     rows = ranks.rows(meta_batch)
     model, _ = metarl.split_rates(theta)
@@ -67,4 +70,8 @@ def measured_rates(
         {name: torch.stack([m[name] for m in kind]).mean(0) for name in kind[0]}
         for kind in zip(*moments, strict=True)
     )
-    return metarl.signal_rates(signal, power, lr), env_steps
+    with torch.no_grad():
+        for name, rate in metarl.signal_rates(signal, power, lr).items():
+            if name in theta:  # what does not adapt has none
+                theta[name].copy_(rate)
+    return int(ranks.reduce(torch.tensor([env_steps]))[0])
