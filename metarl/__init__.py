@@ -13,10 +13,11 @@ from .errors import (
     SaveError,
     WorkerError,
 )
+from .gauss_newton import GaussNewton
 from .inner import InnerLoop, Loss, adapt, extended_rates
 from .mapping import resolve_mapping
 from .meta import meta_gradient, meta_loss, reptile_loss
-from .objective import GaussNewton, Objective, mean_over_tasks
+from .objective import Objective, mean_over_tasks
 from .params import Params, expand_params, from_module, split_rates
 from .rates import learned_rates, signal_rates, step_moments
 from .streams import seed_of, stream, torch_stream

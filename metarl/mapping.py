@@ -11,9 +11,7 @@ record is what runs from then on: losses must be pure, see `metarl.Loss`.
 import contextlib
 import functools
 import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
@@ -22,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .compiling import Ready, compile_chunks, compiler_present
 from .errors import InputError
+from .threads import map_on_threads, one_intra_op_thread
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -173,7 +172,8 @@ def run_chunks(
         data: tensors with a leading task dimension, in any nesting of tuples and dicts.
         mapping: a definite mapping, see `resolve_mapping`.
         compiler: `compile_chunks`, or `compile_products` for outputs that are functions.
-        gather: takes the outputs, one a chunk and in task order, as they come; see `sum_in_order`.
+        gather: takes the outputs, one a chunk and in task order, as they come; see
+            `metarl.reduction.sum_in_order`.
 
     Returns:
         What ``gather`` makes of them: their list.
@@ -215,43 +215,6 @@ def map_items(
     gather: Callable[[Iterable[R]], Any] = list,
 ) -> Any:
     """``gather(fn(item) for item in items)``, on worker threads if the mapping says so."""
-    workers = min(torch.get_num_threads(), len(items))
-    if mapping.kind != "threads" or workers <= 1:
-        return gather(map(fn, items))
-    grad = torch.is_grad_enabled()
-
-    def work(item: T) -> R:
-        # Set here, not when a worker starts: that may be after the caller has set its own again.
-        torch.set_num_threads(1)
-        # Worker threads start with gradients enabled whatever the caller's mode.
-        with torch.set_grad_enabled(grad):
-            return fn(item)
-
-    with one_intra_op_thread():
-        return gather(_pool(workers, os.getpid()).map(work, items))
-
-
-def sum_in_order(outputs: Iterable[Any]) -> Any:
-    """Sum of equally structured outputs, from the first to the last.
-
-    Taken as they come: kept for later, each would lie in the memory that its chunk's graph has
-    just freed, and the next graph, too large for what is left of it, would take more.
-    """
-    return functools.reduce(functools.partial(tree_map, torch.add), outputs)
-
-
-@contextlib.contextmanager
-def one_intra_op_thread() -> Iterator[None]:
-    """Run torch operations on the calling thread alone, so that worker threads own the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@functools.cache
-def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Worker threads of this process (a forked child must not use its parent's)."""
-    return ThreadPoolExecutor(workers, thread_name_prefix="tasks")
+    if mapping.kind == "threads":
+        return map_on_threads(fn, items, gather)
+    return gather(map(fn, items))

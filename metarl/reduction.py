@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from .mapping import ChunkFunction, Mapping, count_tasks, run_chunks, sum_in_order
+from .mapping import ChunkFunction, Mapping, count_tasks, run_chunks
 
 Reduce = Callable[[Tensor], Tensor]
 """Sums one flat tensor over ranks."""
@@ -25,6 +25,15 @@ class InOrder(NamedTuple):
     """
 
     gather: Callable[[Tensor], Tensor]
+
+
+def sum_in_order(outputs: Iterable[Any]) -> Any:
+    """Sum of equally structured outputs, from the first to the last.
+
+    Taken as they come: kept for later, each would lie in the memory that its chunk's graph has
+    just freed, and the next graph, too large for what is left of it, would take more.
+    """
+    return functools.reduce(functools.partial(tree_map, torch.add), outputs)
 
 
 def sum_over_ranks(x: Tensor, reduce: Reduce | InOrder | None) -> Tensor:

@@ -26,9 +26,9 @@ from metarl import (
     resolve_mapping,
     split_rates,
 )
+from metarl.gauss_newton import GaussNewton
 from metarl.mapping import Mapping
 from metarl.nets import MLP
-from metarl.objective import GaussNewton
 from metarl.params import Params
 
 S = sinusoids(width=6)

@@ -15,7 +15,7 @@ from metarl import (
     mean_over_tasks,
     trust_region_step,
 )
-from metarl.objective import GaussNewton
+from metarl.gauss_newton import GaussNewton
 from metarl.params import Params
 
 TASKS, STEPS, OBS, ACT = 3, 20, 3, 2

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from metarl.checks import check_choice
 from metarl.errors import InputError
+from metarl.gauss_newton import GaussNewton
 from metarl.inner import InnerLoop, Loss, adapt, adapt_path_one
-from metarl.objective import GaussNewton
 from metarl.params import Params
 from metarl.rl import surrogates
 from metarl.rl.batches import Batch, MetaBatch

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from metarl.checks import check_counts
 from metarl.errors import InputError
-from metarl.mapping import one_intra_op_thread
 from metarl.params import Params, from_module
 from metarl.rl import vector
 from metarl.rl.actions import action_map
@@ -25,6 +24,7 @@ from metarl.rl.rollout import Rollout, empty_rollout, map_rollout
 from metarl.rl.stepping import run_episodes, run_lanes
 from metarl.rl.validity import Counts, whole_tasks
 from metarl.streams import seed_of
+from metarl.threads import one_intra_op_thread
 
 Env = VectorEnv[Any, Any, Any]
 

@@ -1,0 +1,50 @@
+"""Worker threads for chains of tasks, which leave torch's own threads idle."""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def map_on_threads(
+    fn: Callable[[T], R], items: Sequence[T], gather: Callable[[Iterable[R]], Any]
+) -> Any:
+    """``gather(fn(item) for item in items)``, with as many workers as torch has threads."""
+    workers = min(torch.get_num_threads(), len(items))
+    if workers <= 1:
+        return gather(map(fn, items))
+    grad = torch.is_grad_enabled()
+
+    def work(item: T) -> R:
+        # Set here, not when a worker starts: that may be after the caller has set its own again.
+        torch.set_num_threads(1)
+        # Worker threads start with gradients enabled whatever the caller's mode.
+        with torch.set_grad_enabled(grad):
+            return fn(item)
+
+    with one_intra_op_thread():
+        return gather(_pool(workers, os.getpid()).map(work, items))
+
+
+@contextlib.contextmanager
+def one_intra_op_thread() -> Iterator[None]:
+    """Run torch operations on the calling thread alone, so that worker threads own the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@functools.cache
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    """Worker threads of this process (a forked child must not use its parent's)."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="tasks")
