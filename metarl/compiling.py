@@ -20,7 +20,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from .products import SMALL_PRODUCTS, use_onednn
+from .products import PRODUCTS, use_onednn
 from .stages import split_stages
 
 Ready = Callable[[Any, Any], bool]
@@ -184,7 +184,7 @@ def _record(fn: Callable[..., Any], tensors: list[Tensor]) -> tuple[GraphModule,
         out_spec.append(spec)
         return out
 
-    graph = make_fx(flat, decomposition_table=SMALL_PRODUCTS)(*tensors)
+    graph = make_fx(flat, decomposition_table=PRODUCTS)(*tensors)
     if not torch.is_grad_enabled():
         use_onednn(graph)
     return graph, out_spec[0]
@@ -196,7 +196,9 @@ def _compile(graph: GraphModule, tensors: list[Any], threaded: bool) -> Callable
     for node in graph.graph.nodes:
         # Recorded values, each of a fake mode of its own: the compiler wants a common one, or none.
         node.meta.pop("val", None)
-    # Kernels called from C++ leave the interpreter to other threads; this takes longer to compile.
-    options = {"cpp_wrapper": True} if threaded else {}
+    # The compiler's own patterns would make a product and a sum one operation again, which copies
+    # the summand first. Kernels called from C++ leave the interpreter to other threads; this takes
+    # longer to compile.
+    options = {"pattern_matcher": False, "cpp_wrapper": threaded}
     program: Callable[..., Any] = compile_graph(graph, [*tensors], options=options)
     return program

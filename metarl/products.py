@@ -5,6 +5,7 @@ processors; oneDNN, also part of torch, uses it wherever it is there.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch.fx import GraphModule, Node
 
 # Numbers up to which a product with a vector gains by fusing with what surrounds it.
 _SMALL = 16_384
+# Columns of a product below which MKL takes up to ten times as long as for its transpose.
+_FEW = 16
 # Multiply-adds from which on oneDNN's preparations are repaid.
 _LARGE = 1_000_000
 
@@ -41,25 +44,37 @@ def use_onednn(graph: GraphModule) -> None:
     for node in list(graph.graph.nodes):
         if node.target is torch.ops.aten.mm.default:
             a, b = node.args
-            if _large(a, b):
+            if _large(_value(a), _value(b)):
                 node.replace_all_uses_with(_product(node, a, b, rows))
         if node.target is torch.ops.aten.addmm.default and not node.kwargs:
             c, a, b = node.args
-            if _value(c).shape == _value(b).shape[1:] and _large(a, b):
+            if _value(c).shape == _value(b).shape[1:] and _large(_value(a), _value(b)):
                 node.replace_all_uses_with(_product(node, a, b, rows, c))
     graph.graph.eliminate_dead_code()
     graph.recompile()
 
 
-def _small_product(a: Tensor, b: Tensor) -> Any:
-    """Outer products and small ones with a vector as sums, which the compiler fuses."""
+def _narrow_product(a: Tensor, b: Tensor) -> Any:
+    """Outer products and small ones with a vector as sums that fuse; few columns as ``(B'A')'``."""
     if a.shape[1] == 1:
         return a * b
     if b.shape[1] == 1 and a.numel() <= _SMALL:
         return (a * b.t()).sum(1, keepdim=True)
     if a.shape[0] == 1 and b.numel() <= _SMALL:
         return (a.t() * b).sum(0, keepdim=True)
+    few = 1 < b.shape[1] < _FEW <= a.shape[0]
+    if few and a.device.type == "cpu" and not _left_to_onednn(a, b):
+        # Where both operands would be transposed, which is slow again, the small one is copied.
+        columns = b.t().contiguous() if a.is_contiguous() else b.t()
+        return torch.mm(columns, a.t()).t()
     return NotImplemented
+
+
+def _biased_product(c: Tensor, a: Tensor, b: Tensor, **scales: Any) -> Any:
+    """``A B + c`` as a product and a sum, which fuses with what follows, such as an activation."""
+    if scales or a.device.type != "cpu" or _left_to_onednn(a, b):
+        return NotImplemented
+    return torch.mm(a, b) + c
 
 
 def _batch_product(a: Tensor, b: Tensor) -> Any:
@@ -69,8 +84,9 @@ def _batch_product(a: Tensor, b: Tensor) -> Any:
     return NotImplemented
 
 
-SMALL_PRODUCTS = {
-    torch.ops.aten.mm.default: _small_product,
+PRODUCTS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.mm.default: _narrow_product,
+    torch.ops.aten.addmm.default: _biased_product,
     torch.ops.aten.bmm.default: _batch_product,
 }
 """How products are recorded, ``NotImplemented`` being as they are."""
@@ -81,10 +97,13 @@ def _value(node: Node) -> Tensor:
     return value
 
 
-def _large(a: Node, b: Node) -> bool:
-    x, y = _value(a), _value(b)
-    on_cpu = x.device.type == "cpu" and x.dtype is y.dtype is torch.float32
-    return on_cpu and x.shape[0] * y.numel() >= _LARGE
+def _left_to_onednn(a: Tensor, b: Tensor) -> bool:
+    return onednn_present() and not torch.is_grad_enabled() and _large(a, b)
+
+
+def _large(a: Tensor, b: Tensor) -> bool:
+    on_cpu = a.device.type == "cpu" and a.dtype is b.dtype is torch.float32
+    return on_cpu and a.shape[0] * b.numel() >= _LARGE
 
 
 def _product(

@@ -15,11 +15,12 @@ from metarl import InnerLoop, mean_over_tasks, meta_gradient
 from metarl.compiling import compile_chunks, compile_products, compiler_present
 from metarl.mapping import each
 from metarl.params import Params
-from metarl.products import SMALL_PRODUCTS
+from metarl.products import PRODUCTS
 from metarl.stages import split_stages
 
-mm = SMALL_PRODUCTS[torch.ops.aten.mm.default]
-bmm = SMALL_PRODUCTS[torch.ops.aten.bmm.default]
+mm = PRODUCTS[torch.ops.aten.mm.default]
+addmm = PRODUCTS[torch.ops.aten.addmm.default]
+bmm = PRODUCTS[torch.ops.aten.bmm.default]
 needs_compiler = pytest.mark.skipif(not compiler_present(), reason="no C++ compiler")
 
 
@@ -40,6 +41,20 @@ def test_products_with_vectors(rows: int, inner: int, columns: int, transposed: 
 def test_large_products_stay() -> None:
     for shapes in (((9, 8), (8, 7)), ((20_000, 2), (2, 1)), ((1, 20_000), (20_000, 2))):
         assert mm(*matrices(*shapes)) is NotImplemented
+
+
+@pytest.mark.parametrize("a_transposed", [False, True])
+@pytest.mark.parametrize("b_transposed", [False, True])
+def test_few_columns_become_few_rows(a_transposed: bool, b_transposed: bool) -> None:
+    a, b, c = matrices((40, 8), (8, 5), (5,))
+    a = a.t().contiguous().t() if a_transposed else a
+    b = b.t().contiguous().t() if b_transposed else b
+    torch.testing.assert_close(mm(a, b), a @ b, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(addmm(c, a, b), c + a @ b, rtol=1e-12, atol=1e-14)
+    graph = make_fx(torch.mm, decomposition_table=PRODUCTS)(a, b).graph
+    (product,) = graph.find_nodes(op="call_function", target=torch.ops.aten.mm.default)
+    assert product.args[0].meta["val"].shape == (5, 8)  # mutant: the product as it is has (40, 8)
+    assert addmm(c, a, b, alpha=2) is NotImplemented
 
 
 def test_transposed_batches() -> None:
