@@ -7,7 +7,7 @@ import metarl
 from metarl.rl.batches import MetaBatch
 from metarl.rl.clock import Clock
 from metarl.rl.objectives import PolicyObjectives
-from metarl.rl.updates import adam_update, promp_update, trpo_update
+from metarl.rl.updates import adam_update, next_penalty, promp_update, trpo_update
 
 from .configs.rl import Config
 from .family import State
@@ -53,16 +53,17 @@ def meta_update(
     assert state.optimizer is not None
     state.optimizer.param_groups[0]["lr"] = config.lr * scale
     if config.update == "adam":
-        return theta, adam_update(objectives, theta, data, state.optimizer, clock=clock, **mapped)
-    metrics, state.extra["penalty"] = promp_update(
+        return adam_update(objectives, theta, data, state.optimizer, clock=clock, **mapped)
+    penalty = state.extra["penalty"]
+    theta, metrics = promp_update(
         objectives,
         theta,
         data,
         state.optimizer,
         epochs=config.epochs,
-        penalty=state.extra["penalty"],
-        target_kl=config.max_kl,
+        penalty=penalty,
         clock=clock,
         **mapped,
     )
+    state.extra["penalty"] = next_penalty(penalty, metrics["inner_kl"], target_kl=config.max_kl)
     return theta, metrics

@@ -11,7 +11,7 @@ from metarl.distributed import Ranks
 from metarl.errors import InputError
 from metarl.params import split_rates
 from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_config
-from metarl.runs.reading import holds_run
+from metarl.runs.layout import holds_run
 
 from .family import State
 from .options import value_of

@@ -10,7 +10,7 @@ from typing import Any
 from metarl.errors import InputError
 from metarl.runs import read_json, write_json
 from metarl.runs.files import replace, saving
-from metarl.runs.reading import EVALUATION
+from metarl.runs.layout import EVALUATION
 
 from .evaluate import Loaded, evaluate, load
 from .evaluations import check_evaluation, digest

@@ -7,7 +7,7 @@ import numpy as np
 
 from metarl.errors import InputError
 from metarl.runs import prune_run, read_config, read_json, write_json
-from metarl.runs.reading import EVALUATION
+from metarl.runs.layout import EVALUATION
 
 from .catalog import Experiment
 from .evaluate import evaluate, load

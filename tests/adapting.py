@@ -11,8 +11,8 @@ from metarl.params import Params
 from metarl.rl.batches import Batch, MetaBatch
 from metarl.rl.distributions import Categorical, Gaussian
 from metarl.rl.objectives import PolicyObjectives, policy_objectives
+from metarl.rl.old_policy import old_policy
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
-from metarl.rl.updates import old_policy
 from metarl.streams import torch_stream
 
 TASKS, EPISODES, HORIZON, OBS, ACT = 3, 4, 6, 2, 2

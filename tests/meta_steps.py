@@ -120,8 +120,7 @@ def updated(setting: Setting, name: str) -> tuple[Any, Any]:
     def update(theta: Params, data: Any, clock: Clock) -> Any:
         own = setting.options["objectives"]
         if name == "adam":
-            return theta, adam_update(own, theta, data, optimizer, clock=clock, **shared)
-        metrics, _ = promp_update(own, theta, data, optimizer, penalty=0.1, clock=clock, **shared)
-        return theta, metrics
+            return adam_update(own, theta, data, optimizer, clock=clock, **shared)
+        return promp_update(own, theta, data, optimizer, penalty=0.1, clock=clock, **shared)
 
     return update, optimizer

@@ -19,6 +19,7 @@ from metarl_experiments import machine
 from metarl_experiments.__main__ import main
 from metarl_experiments.commands import train
 from metarl_experiments.options import find_experiment, overlay, preset_config
+from metarl_experiments.train_options import TrainOptions
 
 
 def test_run_directory_holds_what_it_should(
@@ -250,6 +251,6 @@ def test_short_runs_are_not_compiled(
     monkeypatch.setattr(machine, "compiler_present", lambda: True)
     experiment = find_experiment("navigation")
     config = overlay(preset_config(experiment, "default"), {"iterations": iterations})
-    options = train.TrainOptions(config, minutes=minutes)
+    options = TrainOptions(config, minutes=minutes)
     learner, _ = train._prepare(experiment, options, Ranks())
     assert learner.machine.compiled == compiled

@@ -8,8 +8,8 @@ from documents import DOCUMENTS, TOP, blocks, commands, name_of
 from images_data import glyphs
 
 from metarl_experiments.__main__ import main
-from metarl_experiments.commands.train import _fresh
 from metarl_experiments.options import find_experiment
+from metarl_experiments.train_options import fresh
 
 TINY = {
     "sinusoid": SMALL,
@@ -69,7 +69,7 @@ def test_commands_of_a_page_run(
     monkeypatch.setattr("metarl_experiments.image_tasks.load_omniglot", lambda _: glyphs(1623))
     for argv in commands(page):
         if argv[:2] == ["train", "mini-imagenet"]:
-            _fresh(find_experiment(argv[1]), argv[2:])
+            fresh(find_experiment(argv[1]), argv[2:])
             continue
         small = tiny(argv)
         if small is not None:

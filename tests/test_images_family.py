@@ -14,12 +14,12 @@ from metarl.compiling import compiler_present
 from metarl.errors import InputError, NonFiniteError
 from metarl.images import ImageClasses, sample_episodes
 from metarl_experiments.bench.omniglot import as_kernel, gradient, loop_gradient
-from metarl_experiments.commands.train import _fresh
 from metarl_experiments.configs.images import Config, EvaluateOptions
 from metarl_experiments.image_tasks import Tasks, build_net
 from metarl_experiments.images import ImagesLearner, build, step_weights
 from metarl_experiments.machine import Machine, resolve
 from metarl_experiments.options import find_experiment
+from metarl_experiments.train_options import fresh
 
 Mode = Literal["transductive", "support", "per_step"]
 SMALL = Config(net="dense", meta_batch=3, validation_tasks=4, log_every=2, inner_lr=0.5)
@@ -145,7 +145,7 @@ def test_presets_hold_the_papers_step_sizes_and_bounds() -> None:
     """The authors' inner loss is a sum: 0.4 (5-way), 0.1 (20-way) and 0.01 (mini) times N."""
 
     def of(experiment: str, *argv: str) -> Config:
-        found: Config = _fresh(find_experiment(experiment), argv).config
+        found: Config = fresh(find_experiment(experiment), argv).config
         return found
 
     paper = ("--preset=paper",)

@@ -14,7 +14,7 @@ from metarl.rl.batches import MetaBatch
 from metarl.rl.clock import Clock
 from metarl.rl.collect import collect_meta_batch
 from metarl.rl.distributions import log_prob
-from metarl.rl.updates import old_policy
+from metarl.rl.old_policy import old_policy
 
 
 def outer(setting: Setting, theta: Params | None = None) -> tuple[Params, MetaBatch]:

@@ -21,8 +21,7 @@ import metarl
 import metarl.rl
 import metarl_envs  # noqa: F401  # registers
 from metarl.errors import InputError
-from metarl.rl import MetaPolicy, Policy
-from metarl.rl import metapolicy as metapolicy_module
+from metarl.rl import MetaPolicy, Policy, loading
 from metarl.rl.distributions import Categorical, Gaussian
 from metarl.runs import export_params, read_config
 from metarl_experiments.configs.rl import Config
@@ -178,7 +177,7 @@ OTHERS += "validate_every patience validation_tasks"
 def test_load_reads_every_field_that_decides_how_a_policy_adapts() -> None:
     """A new field has to be put where it belongs, here and in `load`."""
     assert {f.name for f in fields(Config)} == {*ADAPTATION.split(), *OTHERS.split()}
-    source = inspect.getsource(metapolicy_module)
+    source = inspect.getsource(loading)
     assert [name for name in ADAPTATION.split() if f'"{name}"' not in source] == []
 
 
@@ -333,7 +332,7 @@ def test_config_of_another_version(
     whole = {name: value for name, value in values.items() if value is not None}
     for own in (whole, None):
         told = {**config, "config": own} if own else {"experiment": "navigation"}
-        monkeypatch.setattr(metapolicy_module, "read_config", lambda run, told=told: told)
+        monkeypatch.setattr(loading, "read_config", lambda run, told=told: told)
         with pytest.raises(InputError, match="holds no policy of this version"):
             metarl.rl.load(runs / "plain")
 

@@ -26,8 +26,8 @@ from metarl.rl.clock import Clock
 from metarl.rl.collect import collect_meta_batch
 from metarl.rl.distributions import Categorical
 from metarl.rl.objectives import PolicyObjectives, policy_objectives
+from metarl.rl.old_policy import old_policy
 from metarl.rl.sampler import Sampler
-from metarl.rl.updates import old_policy
 from metarl.rl.weighting import Weighting
 
 S = A = H = 2

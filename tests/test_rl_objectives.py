@@ -14,7 +14,7 @@ from metarl.params import Params
 from metarl.rl.batches import Batch, MetaBatch, kept_steps, subsample
 from metarl.rl.distributions import log_prob
 from metarl.rl.objectives import policy_objectives
-from metarl.rl.updates import old_policy
+from metarl.rl.old_policy import old_policy
 from metarl_experiments.configs.rl import Config, EnvConfig
 from metarl_experiments.machine import Machine
 from metarl_experiments.rl import PolicyLearner

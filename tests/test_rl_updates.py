@@ -20,7 +20,7 @@ from metarl.rl.distributions import kl, log_prob
 from metarl.rl.maml import meta_step
 from metarl.rl.objectives import policy_objectives
 from metarl.rl.sampler import Sampler
-from metarl.rl.updates import adam_update, promp_update, trpo_update
+from metarl.rl.updates import adam_update, next_penalty, promp_update, trpo_update
 from metarl.rl.weighting import Weighting
 from metarl_experiments.configs.rl import Config
 from metarl_experiments.family import State
@@ -172,11 +172,12 @@ def trained(
     def step(theta: Params, data: Any, clock: Clock) -> Any:
         nonlocal penalty
         if update == "adam":
-            return theta, adam_update(objectives, theta, data, optimizer, clock=clock)
+            return adam_update(objectives, theta, data, optimizer, clock=clock)
         if update == "promp":
-            metrics, penalty = promp_update(
-                objectives, theta, data, optimizer, penalty=penalty, target_kl=0.1, clock=clock
+            theta, metrics = promp_update(
+                objectives, theta, data, optimizer, penalty=penalty, clock=clock
             )
+            penalty = next_penalty(penalty, metrics["inner_kl"], target_kl=0.1)
             return theta, metrics
         generator = torch_stream(seed, "fisher")
         return trpo_update(objectives, theta, data, max_kl=0.01, generator=generator, clock=clock)

@@ -10,7 +10,7 @@ import tyro
 
 from metarl.errors import InputError
 from metarl.runs import write_json
-from metarl.runs.reading import EVALUATION
+from metarl.runs.layout import EVALUATION
 
 from ..evaluate import check_same_tasks, compare, default_file, evaluate, experiment_of, load
 from ..options import parse, positionals

@@ -17,12 +17,14 @@ from metarl.rl.acting import Policy
 from metarl.rl.clock import Clock
 from metarl.rl.collect import collect_meta_batch
 from metarl.rl.distributions import Categorical, Gaussian
+from metarl.rl.loading import load
 from metarl.rl.maml import meta_step
-from metarl.rl.metapolicy import MetaPolicy, load
+from metarl.rl.metapolicy import MetaPolicy
 from metarl.rl.objectives import policy_objectives
+from metarl.rl.old_policy import old_policy
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.sampler import Sampler
-from metarl.rl.updates import adam_update, old_policy, promp_update, trpo_update
+from metarl.rl.updates import adam_update, next_penalty, promp_update, trpo_update
 from metarl.rl.vector import make_halves
 from metarl.rl.weighting import Weighting
 
@@ -41,6 +43,7 @@ __all__ = [
     "load",
     "make_halves",
     "meta_step",
+    "next_penalty",
     "old_policy",
     "policy_objectives",
     "promp_update",

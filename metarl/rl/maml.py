@@ -7,11 +7,12 @@ from metarl.errors import NonFiniteError
 from metarl.inner import InnerLoop
 from metarl.params import Params
 from metarl.rl.batches import MetaBatch
+from metarl.rl.blame import blame
 from metarl.rl.clock import Clock
 from metarl.rl.collect import Collected
 from metarl.rl.objectives import PolicyObjectives
+from metarl.rl.old_policy import old_policy
 from metarl.rl.progress import inner_gradient_norm, progress
-from metarl.rl.updates import blame, old_policy
 
 Collect = Callable[[Params, Clock], Collected]
 """``(theta, clock) -> collected``: `collect_meta_batch` with tasks and settings filled in."""

@@ -1,45 +1,23 @@
 """Meta-updates of a policy's initial parameters: TRPO, ProMP and Adam, on one objective."""
 
 import copy
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from metarl.checks import check_counts
 from metarl.errors import NonFiniteError
-from metarl.mapping import ChunkFunction, each, resolve_mapping, run_chunks
+from metarl.mapping import resolve_mapping
 from metarl.objective import Objective, mean_over_tasks
 from metarl.params import Params
 from metarl.reduction import InOrder, Reduce
-from metarl.rl.batches import MetaBatch, subsample, task_arrays
+from metarl.rl.batches import MetaBatch, subsample
 from metarl.rl.clock import Clock
-from metarl.rl.distributions import Distribution
 from metarl.rl.objectives import PolicyObjectives
 from metarl.trust_region import require_finite, trust_region_step
 
 Metrics = dict[str, float]
-
-
-def old_policy(
-    objectives: PolicyObjectives, theta: Params, data: MetaBatch, *, mapping: str = "auto"
-) -> MetaBatch:
-    """``data`` whose old policies are the objective's own at ``theta``.
-
-    Then every ratio is exactly 1 there, and the KL and its gradient exactly 0. The ones recorded by
-    the sampler differ in the last bits, and so do the policies that ``linear`` steps reach around
-    them.
-    """
-    with torch.no_grad():
-        chunks = run_chunks(_policies(objectives), (theta,), data, resolve_mapping(mapping, data))
-    old = [
-        type(parts[0])(*map(torch.cat, zip(*parts, strict=True)))
-        for parts in zip(*chunks, strict=True)
-    ]
-    supports = tuple(s._replace(old=o) for s, o in zip(data.supports, old[:-1], strict=True))
-    return data._replace(supports=supports, query=data.query._replace(old=old[-1]))
 
 
 def trpo_update(
@@ -109,12 +87,28 @@ def adam_update(
     mapping: str = "auto",
     reduce: Reduce | InOrder | None = None,
     clock: Clock | None = None,
-) -> Metrics:
-    """One step of a torch optimiser on the surrogate after adaptation; ``theta`` moves in place."""
+) -> tuple[Params, Metrics]:
+    """One step of a torch optimiser on the surrogate after adaptation.
+
+    Args:
+        objectives: the task functions.
+        theta: the optimiser's parameters, which move in place.
+        data: of all tasks; old policies as in `old_policy`.
+        optimizer: whose parameters theta holds.
+        mapping: see `mean_over_tasks`.
+        reduce: likewise, where ranks share the tasks.
+        clock: collects ``gradient``, if wanted.
+
+    Returns:
+        The same theta, moved, and metrics.
+
+    Raises:
+        NonFiniteError: loss, KL or gradient; theta has not moved.
+    """
     objective = mean_over_tasks(objectives.surrogate, data, mapping=mapping, reduce=reduce)
     with (clock or Clock())("gradient"):
         loss, kl = _descend(objective, theta, optimizer)
-    return {"loss": float(loss), "kl": float(kl), "step_accepted": 1.0}
+    return theta, {"loss": float(loss), "kl": float(kl), "step_accepted": 1.0}
 
 
 def promp_update(
@@ -125,19 +119,28 @@ def promp_update(
     *,
     epochs: int = 5,
     penalty: float,
-    target_kl: float = 0.01,
     mapping: str = "auto",
     reduce: Reduce | InOrder | None = None,
     clock: Clock | None = None,
-) -> tuple[Metrics, float]:
+) -> tuple[Params, Metrics]:
     """ProMP (Rothfuss et al. 2019): clipped surrogate with a penalty on the inner KL.
 
     ``epochs`` optimiser steps on ``penalty * mean_k KL(sampling policy k || policy k) - clipped
-    ratio``; ``theta`` moves in place. The penalty is then halved where the inner KL is below
-    ``target_kl / 1.5`` and doubled where it is above ``1.5 target_kl``.
+    ratio``.
+
+    Args:
+        objectives: the task functions.
+        theta: as in `adam_update`.
+        data: likewise.
+        optimizer: likewise.
+        epochs: steps on the same data.
+        penalty: of the inner KL; see `next_penalty`.
+        mapping: see `mean_over_tasks`.
+        reduce: likewise, where ranks share the tasks.
+        clock: collects ``gradient`` and ``line_search``, if wanted.
 
     Returns:
-        Metrics and the next penalty.
+        The same theta, moved, and metrics; ``inner_kl`` decides the next penalty.
 
     Raises:
         InputError: no epochs.
@@ -164,43 +167,22 @@ def promp_update(
                 p.copy_(start[name])
         optimizer.load_state_dict(moments)
         raise
-    drift = float(inner_kl)
-    factor = 0.5 if drift < target_kl / 1.5 else 2.0 if drift > target_kl * 1.5 else 1.0
-    metrics = {
+    return theta, {
         "loss": float(loss),
         "kl": float(kl),
         "step_accepted": 1.0,
-        "inner_kl": drift,
+        "inner_kl": float(inner_kl),
         "inner_kl_penalty": penalty,
     }
-    # Bounded, for what has been halved a thousand times would never come back.
-    return metrics, min(max(penalty * factor, 1e-6), 1e6)
 
 
-def blame(
-    error: NonFiniteError, objectives: PolicyObjectives, theta: Params, data: MetaBatch
-) -> NonFiniteError:
-    """Name the task behind an error of a mean over tasks, with its data, where one can be found.
+def next_penalty(penalty: float, inner_kl: float, *, target_kl: float) -> float:
+    """Halved where the inner KL is below ``target_kl / 1.5``, doubled above ``1.5 target_kl``.
 
-    Args:
-        error: raised by an update, before ``theta`` moved.
-        objectives: the task functions.
-        theta: initial parameters.
-        data: of all tasks.
+    Bounded by 1e-6 and 1e6, for what has been halved a thousand times would never come back.
     """
-    for task in range(len(data.score_weights)):
-        own = tree_map(lambda x, task=task: x[task : task + 1], data)
-        objective = mean_over_tasks(objectives.surrogate, own, mapping="vmap")
-        try:
-            _require_usable(*objective.gradient(theta))
-        except NonFiniteError as found:
-            return NonFiniteError(
-                f"{found} (task {task})",
-                place=found.place,
-                task=task,
-                batch=task_arrays((*data.supports, data.query), task),
-            )
-    return error
+    factor = 0.5 if inner_kl < target_kl / 1.5 else 2.0 if inner_kl > target_kl * 1.5 else 1.0
+    return min(max(penalty * factor, 1e-6), 1e6)
 
 
 def _descend(
@@ -208,22 +190,17 @@ def _descend(
 ) -> tuple[Tensor, Tensor]:
     """One optimiser step; loss and KL before it."""
     loss, kl, gradient = objective.gradient(theta)
-    _require_usable(loss, kl, gradient)
+    require_usable(loss, kl, gradient)
     for name, g in gradient.items():
         theta[name].grad = g
     optimizer.step()
     return loss, kl
 
 
-def _require_usable(loss: Tensor, kl: Tensor, gradient: Params) -> None:
-    # Squares too: infinite second moments would stop the optimiser for good.
+def require_usable(loss: Tensor, kl: Tensor, gradient: Params) -> None:
+    """Refuse what is not finite, or has squares that are not.
+
+    Infinite second moments would stop the optimiser for good.
+    """
     squares = {f"outer gradient of {name}": g.square().sum() for name, g in gradient.items()}
     require_finite({"loss": loss, "KL": kl, **squares})
-
-
-@functools.lru_cache(maxsize=8)
-def _policies(objectives: PolicyObjectives) -> ChunkFunction:
-    def policies(shared: tuple[Params], data: MetaBatch) -> tuple[Distribution, ...]:
-        return objectives.policies(*shared, data)
-
-    return each(policies)

@@ -21,8 +21,9 @@ from metarl.runs import documents, files
 from metarl.runs.checkpoint import Best, Snapshot, directory_name, write_checkpoint
 from metarl.runs.failures import keep_failure
 from metarl.runs.faults import fault_point
+from metarl.runs.layout import BEST, CHECKPOINTS
 from metarl.runs.metrics import METRICS, cut_metrics
-from metarl.runs.reading import BEST, CHECKPOINTS, explain, survey
+from metarl.runs.survey import explain, survey
 from metarl.runs.versions import changes
 
 ATTEMPTS = 3  # consecutive failures to save before a run gives up

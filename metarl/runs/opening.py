@@ -11,7 +11,8 @@ from metarl.errors import InputError, SaveError
 from metarl.runs import documents, files, lock
 from metarl.runs.directory import Run
 from metarl.runs.faults import fault_point
-from metarl.runs.reading import CHECKPOINTS, CONFIG, holds_run, read_config
+from metarl.runs.layout import CHECKPOINTS, CONFIG, holds_run
+from metarl.runs.reading import read_config
 
 
 def _input_error(path: Path, error: OSError | ValueError) -> InputError | SaveError:

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,19 +9,16 @@ from metarl.errors import CheckpointError, InputError, RunWarning
 from metarl.runs import documents
 from metarl.runs.checkpoint import (
     Best,
-    Checkpoint,
     GoneError,
     Snapshot,
     best_of,
     directory_name,
     read_checkpoint,
 )
+from metarl.runs.layout import BEST, CHECKPOINTS, CONFIG, EVALUATION, checkpoints
 from metarl.runs.metrics import METRICS, read_metrics
+from metarl.runs.survey import belonging, check_owner, explain
 
-CONFIG = "config.json"
-BEST = "best.json"
-CHECKPOINTS = "checkpoints"
-EVALUATION = "evaluation.json"
 _TRIES = 100  # a writer replaces its checkpoints every few milliseconds at the very most
 
 
@@ -35,55 +31,6 @@ class RunRecord(NamedTuple):
     best: Best | None
     metrics: list[dict[str, Any]]
     evaluation: dict[str, Any] | None  # of evaluation.json, where there is one
-
-
-def holds_run(path: Path) -> bool:
-    """Whether a directory holds a run, or what is left of one."""
-    return any((path / name).exists() for name in (CONFIG, METRICS)) or bool(checkpoints(path))
-
-
-def checkpoints(path: Path) -> list[tuple[int, Path]]:
-    """Iteration and directory of each of a run's checkpoints, newest first, verified or not."""
-    try:
-        entries = list((path / CHECKPOINTS).iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    found = [(int(e.name), e) for e in entries if e.name.isascii() and e.name.isdigit()]
-    return sorted(found, reverse=True)
-
-
-def _belonging(path: Path, iteration: int, config: Mapping[str, Any]) -> Checkpoint:
-    checkpoint = read_checkpoint(path)
-    _check_owner(path, checkpoint, iteration, config)
-    return checkpoint
-
-
-def _check_owner(
-    path: Path, checkpoint: Checkpoint, iteration: int, config: Mapping[str, Any]
-) -> None:
-    if checkpoint.snapshot.iteration != iteration:
-        raise CheckpointError(f"{path}: manifest.json is of another iteration")
-    if checkpoint.config != config:
-        raise CheckpointError(f"{path}: manifest.json is of a run with another config")
-
-
-def survey(
-    path: Path, config: Mapping[str, Any]
-) -> tuple[dict[int, Checkpoint], dict[int, CheckpointError]]:
-    """Every checkpoint of a run whose lock the caller holds: the good ones, and the reasons."""
-    good: dict[int, Checkpoint] = {}
-    bad: dict[int, CheckpointError] = {}
-    for iteration, directory in checkpoints(path):
-        try:
-            good[iteration] = _belonging(directory, iteration, config)
-        except CheckpointError as error:
-            bad[iteration] = error
-    return good, bad
-
-
-def explain(bad: Mapping[int, CheckpointError]) -> str:
-    """The reasons in one line."""
-    return "; ".join(str(error) for error in bad.values())
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -164,7 +111,7 @@ def read_snapshot(path: str | Path, *, last: bool = False) -> Snapshot:
         moved_on = False
         for iteration, directory in order:
             try:
-                snapshot = _belonging(directory, iteration, config).snapshot
+                snapshot = belonging(directory, iteration, config).snapshot
             except GoneError as gone:
                 bad[iteration] = gone
                 missing = best is not None and best.iteration == iteration
@@ -203,7 +150,7 @@ def load_checkpoint(path: str | Path) -> Snapshot:
     iteration = int(path.name) if path.name.isdecimal() else checkpoint.snapshot.iteration
     run = path.parent.parent
     inside = path.parent.name == CHECKPOINTS and (run / CONFIG).exists()
-    _check_owner(path, checkpoint, iteration, read_config(run) if inside else checkpoint.config)
+    check_owner(path, checkpoint, iteration, read_config(run) if inside else checkpoint.config)
     return checkpoint.snapshot
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from metarl.errors import InputError
 from metarl.runs import documents, files
 from metarl.runs.checkpoint import write_checkpoint
+from metarl.runs.layout import BEST, CHECKPOINTS, CONFIG, EVALUATION
 from metarl.runs.metrics import METRICS, thin_metrics
-from metarl.runs.reading import BEST, CHECKPOINTS, CONFIG, EVALUATION, read_run
+from metarl.runs.reading import read_run
 
 
 def prune_run(

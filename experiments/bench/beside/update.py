@@ -8,7 +8,7 @@ import metarl
 from metarl.params import Params
 from metarl.rl.batches import Batch, MetaBatch, subsample
 from metarl.rl.distributions import Gaussian
-from metarl.rl.updates import old_policy
+from metarl.rl.old_policy import old_policy
 
 from ...configs.rl import THREADS, Config, EnvConfig
 from ...machine import Machine, resolve

@@ -1,0 +1,94 @@
+"""Meta-policies from the runs that trained them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from metarl.devices import find_device
+from metarl.errors import InputError
+from metarl.inner import InnerLoop
+from metarl.params import Params, split_rates
+from metarl.rl.metapolicy import MetaPolicy, bare_id
+from metarl.rl.policies import CategoricalMLP, GaussianMLP, in_head
+from metarl.rl.weighting import Weighting
+from metarl.runs import read_config, read_snapshot
+
+
+def load(run: str | Path, *, last: bool = False, device: str = "cpu") -> MetaPolicy:
+    """The meta-policy of a run directory, by its config.json and its checkpoint.
+
+    Args:
+        run: what ``metarl train`` wrote, finished or not.
+        last: the last checkpoint, not the best by validation.
+        device: of the policy, see `find_device`.
+
+    Raises:
+        InputError: there is no run, no checkpoint yet, none of a policy of this version, or no
+            such device.
+        CheckpointError: no checkpoint verifies.
+    """
+    device = find_device(device)
+    config = read_config(run)
+    snapshot = read_snapshot(run, last=last)
+    try:
+        return _built(config["config"], _tensors(snapshot.params, device))
+    except (KeyError, TypeError, AttributeError, RuntimeError, InputError) as error:
+        told = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        name = config.get("experiment")
+        raise InputError(f"{run} holds no policy of this version ({name}): {told}") from None
+
+
+def _tensors(arrays: Mapping[str, Any], device: str) -> Params:
+    return {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
+
+
+def _built(config: Mapping[str, Any], theta: Params) -> MetaPolicy:
+    env, hidden = config["env"], config["hidden"]
+    params, _ = split_rates(theta)
+    shared: Any = {"hidden": hidden, "activation": config["activation"]}
+    if "log_std" in params:
+        module: nn.Module = GaussianMLP(
+            params["mean.layers.0.weight"].shape[1],
+            len(params["log_std"]),
+            min_std=config["min_std"],
+            **shared,
+        )
+    else:
+        head = params[f"logits.layers.{len(hidden)}.weight"]
+        module = CategoricalMLP(params["logits.layers.0.weight"].shape[1], len(head), **shared)
+    lr = config["inner_lr"] if config["evaluation_lr"] is None else config["evaluation_lr"]
+    adapted = None if config["adapted"] == "all" else in_head(len(hidden))
+    return MetaPolicy(
+        theta,
+        module,
+        InnerLoop(lr, config["first_order"], adapted),
+        config["inner_steps"],
+        tuple(config["later_lr_factors"]),
+        config["inner_surrogate"],
+        Weighting(
+            config["discount"],
+            config["gae_lambda"],
+            config["bootstrap_time_limit"],
+            inner_gae_lambda=config["inner_gae_lambda"],
+            best_reward=config["best_reward"],
+        ),
+        config["evaluation_episodes"] or config["episodes"],
+        env["horizon"],
+        env["id"],
+        _env_options(env, config["observe_task"]),
+    )
+
+
+def _env_options(env: Mapping[str, Any], observe_task: bool) -> dict[str, Any]:
+    """Arguments that the run's environment was made with; others' take none."""
+    if not bare_id(env["id"]).startswith("metarl/"):
+        return {}
+    options = {"physics": env["physics"], "horizon": env["horizon"], "observe_task": observe_task}
+    if env["task_range"] is not None:
+        options["task_range"] = tuple(env["task_range"])
+    if env["sparse"]:
+        options["sparse"] = True
+    return options
