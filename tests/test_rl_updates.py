@@ -204,6 +204,21 @@ def trained(
     return float(adapted_value(theta["logits"].detach())[0])
 
 
+@pytest.mark.parametrize(
+    ("inner_kl", "penalty", "following"),
+    [
+        (0.0066, 0.1, 0.05),
+        (0.0067, 0.1, 0.1),
+        (0.0149, 0.1, 0.1),
+        (0.0151, 0.1, 0.2),
+        (0.0, 1e-6, 1e-6),
+        (1.0, 1e6, 1e6),
+    ],
+)
+def test_penalty_follows_the_inner_kl(inner_kl: float, penalty: float, following: float) -> None:
+    assert next_penalty(penalty, inner_kl, target_kl=0.01) == following
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_bandit_reaches_its_meta_optimum(seed: int) -> None:
