@@ -4,6 +4,8 @@ import statistics
 
 import torch
 
+from metarl.rl.clock import PARTS
+
 from ..configs.rl import THREADS, Config
 from ..family import Metrics
 from ..machine import Machine, resolve
@@ -11,8 +13,6 @@ from ..rl import PolicyLearner
 from .beside.physics import raw_physics
 from .beside.timing import medians
 from .beside.update import CHEETAH
-
-PARTS = ("sample", "adapt", "gradient", "fisher", "line_search", "other")
 
 
 def meta_iteration_bench(

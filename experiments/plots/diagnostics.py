@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from metarl.rl.clock import PARTS
+
 from ..configs.rl import Config
 from .style import COLOURS, Figure, band, draw, ink
 
-PARTS = ("sample", "adapt", "gradient", "fisher", "line_search", "other")
 TAGS = ("kl", "step_accepted", "backtracks", "gain", "gain_ci95", "sigma", "inner_grad_norm")
 
 Records = Sequence[dict[str, Any]]

@@ -13,10 +13,11 @@ import metarl_envs
 from ..catalog import EXPERIMENTS, package_data
 from ..configs.rl import EnvConfig
 from ..environments import NAVIGATION, PAPER_GOALS
+from ..episodes import learner_of
 from ..evaluate import Loaded
 from ..family import mean_and_ci95
 from ..options import preset_config
-from ..rl import PolicyLearner
+from ..tables.returns import AUTHORS
 from .curves import Curve, adaptation_curves, learning_curves
 from .diagnostics import diagnostics
 from .paths import paths
@@ -35,13 +36,6 @@ SHIPPED = {
     "-random": "random (shipped)",
     "-oracle": "oracle (shipped)",
 }
-AUTHORS = {"maml": "MAML", "pretrained": "pretrained", "random": "random", "oracle": "oracle"}
-
-
-def learner_of(loaded: Loaded) -> PolicyLearner:
-    """The run's learner, as this family's."""
-    assert isinstance(loaded.learner, PolicyLearner)
-    return loaded.learner
 
 
 def beside(runs: Sequence[Loaded]) -> dict[str, str]:

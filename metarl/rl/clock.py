@@ -8,6 +8,8 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+PARTS = ("sample", "adapt", "gradient", "fisher", "line_search", "other")
+"""Of a meta-iteration: ``other`` is what no part took."""
 
 
 class Clock:
