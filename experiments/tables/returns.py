@@ -11,6 +11,7 @@ RETURN_GROUPS = {
     "-paper": "MAML, paper's settings",
     "-linear": "MAML, paper's settings, linear surrogate",
     "-equal-steps": "MAML, steps of one length",
+    "-gym": "MAML, best preset, gymnasium's physics",
     "-first-order": "first order",
     "-pretrained": "pretrained",
     "-random": "random",
