@@ -22,6 +22,7 @@ class AntDynamics:
     """Dynamics shared by the ant's tasks."""
 
     horizon: ClassVar[int] = 200
+    threaded: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ class CheetahDynamics:
     """Dynamics shared by the cheetah's tasks."""
 
     horizon: ClassVar[int] = 200
+    threaded: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class Navigation2D:
     """
 
     horizon: ClassVar[int] = 100
+    threaded: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
     - ``set_attr("task", [task, ...])``: a task counts from the next step on and survives reset.
       Before any is set, the first reset draws them.
     - ``sample_tasks(n, rng)`` draws tasks.
+    - ``threaded``: whether steps are computed on threads of their own, not on the caller's.
 
     Args:
         world: the world's class, or ``"module:Class"``.
@@ -82,6 +83,7 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         self.world: World = make(  # type: ignore[call-arg]
             num_envs, physics=physics, threads=threads, task_range=task_range, **options
         )
+        self.threaded = self.world.threaded
         self.observe_task = observe_task
         self.render_mode = render_mode
         fps = max(1, round(1 / self.world.time_step))

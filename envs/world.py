@@ -34,10 +34,12 @@ class World(Protocol):
     """Batched dynamics of one environment, without state of its own, and its reward.
 
     The class's docstring is the environment's card. The constructor takes ``(rows, *, physics,
-    threads, task_range, **options)``.
+    threads, task_range, **options)``. ``threaded`` says whether `advance` computes on threads of
+    its own, beside which a caller's other work goes on.
     """
 
     horizon: ClassVar[int]
+    threaded: ClassVar[bool]
     tasks: TaskFamily
     observation_size: int
     action_size: int

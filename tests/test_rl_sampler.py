@@ -441,6 +441,16 @@ def test_physics_threads_and_halves_change_no_bit() -> None:
     assert threading.active_count() == threads
 
 
+def test_what_has_no_threads_of_its_own_stays_whole() -> None:
+    whole = make_halves("metarl/Navigation2D-v0", tasks=4, episodes=4)
+    assert [env.num_envs for env in whole] == [16]
+    halves = make_halves("metarl/HalfCheetahVelocity-v0", tasks=5, episodes=4, threads=2)
+    assert [env.num_envs for env in halves] == [12, 8]
+    parts = [_native("Navigation2D-v0", 8) for _ in range(2)]
+    found = [_play(envs, observation_dim=2, action_dim=2, horizon=20) for envs in (whole, parts)]
+    assert _same(*found)
+
+
 def test_native_and_single_environments_agree() -> None:
     """Navigation starts at the origin, so both ways see the same episodes."""
     single = SyncVectorEnv(

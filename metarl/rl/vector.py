@@ -43,6 +43,8 @@ def make_halves(
 
     Each has half of the physics threads: while one part waits for its policy the other computes.
     On two cores that took 0.93 of the speed of the physics alone, one batch on two threads 0.69.
+    An environment whose ``threaded`` is False computes on the thread that steps it, and stays
+    whole: two parts would take turns. On two cores navigation is sampled 1.8 times as fast so.
 
     Args:
         env_id: registered with a vector environment of its own that takes ``threads``.
@@ -57,13 +59,19 @@ def make_halves(
     check_counts(tasks=tasks, episodes=episodes)
     if threads is None:
         threads = available_cores()
-    parts = [part for part in (tasks - tasks // 2, tasks // 2) if part]
-    each = max(1, threads // len(parts))
+    first, second = tasks - tasks // 2, tasks // 2
+
+    def make(part: int, threads: int) -> VectorEnv[Any, Any, Any]:
+        return gymnasium.make_vec(env_id, num_envs=part * episodes, threads=threads, **options)
+
     try:
-        return [
-            gymnasium.make_vec(env_id, num_envs=part * episodes, threads=each, **options)
-            for part in parts
-        ]
+        if not second:
+            return [make(first, threads)]
+        half = make(first, max(1, threads // 2))
+        if getattr(half.unwrapped, "threaded", True):
+            return [half, make(second, max(1, threads // 2))]
+        half.close()
+        return [make(tasks, threads)]
     except (GymnasiumError, ImportError) as error:
         raise not_found(env_id, error) from None
 
