@@ -11,7 +11,6 @@ RETURN_GROUPS = {
     "-paper": "MAML, paper's settings",
     "-linear": "MAML, paper's settings, linear surrogate",
     "-equal-steps": "MAML, steps of one length",
-    "-gym": "MAML, best preset, gymnasium's physics",
     "-first-order": "first order",
     "-pretrained": "pretrained",
     "-random": "random",
