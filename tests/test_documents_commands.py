@@ -43,6 +43,9 @@ def tiny(argv: list[str]) -> list[str] | None:
         small = TINY[find_experiment(argv[1]).family]
         if "--resume" in argv:
             small = ["--iterations=3"]
+        if "--from" in argv:
+            # The net is the other run's.
+            small = [option for option in small if not option.startswith("--net=")]
         return without(argv, [option.partition("=")[0] for option in small]) + small
     if argv[0] == "render":
         return [*argv, "--tasks=1"]
