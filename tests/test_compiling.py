@@ -57,6 +57,17 @@ def test_few_columns_become_few_rows(a_transposed: bool, b_transposed: bool) -> 
     assert addmm(c, a, b, alpha=2) is NotImplemented
 
 
+def test_large_products_are_left_to_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    c, a, b = (m.float() for m in matrices((5,), (4000, 100), (100, 5)))
+    for present in (True, False):
+        monkeypatch.setattr("metarl.products.onednn_present", lambda present=present: present)
+        with torch.no_grad():
+            assert (mm(a, b) is NotImplemented) == present
+            assert (addmm(c, a, b) is NotImplemented) == present
+            assert mm(a[:400], b) is not NotImplemented
+        assert mm(a, b) is not NotImplemented  # oneDNN's product has no derivative
+
+
 def test_transposed_batches() -> None:
     a, b = matrices((3, 4, 4), (3, 4, 4))
     at, bt = a.transpose(1, 2), b.transpose(1, 2)

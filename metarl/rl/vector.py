@@ -67,9 +67,10 @@ def make_halves(
     try:
         if not second:
             return [make(first, threads)]
-        half = make(first, max(1, threads // 2))
+        each = max(1, threads // 2)
+        half = make(first, each)
         if getattr(half.unwrapped, "threaded", True):
-            return [half, make(second, max(1, threads // 2))]
+            return [half, make(second, each)]
         half.close()
         return [make(tasks, threads)]
     except (GymnasiumError, ImportError) as error:
