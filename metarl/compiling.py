@@ -20,6 +20,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from .linear import lower_linear, onednn_present
 from .products import PRODUCTS, use_onednn
 from .stages import split_stages
 
@@ -193,6 +194,8 @@ def _record(fn: Callable[..., Any], tensors: list[Tensor]) -> tuple[GraphModule,
 def _compile(graph: GraphModule, tensors: list[Any], threaded: bool) -> Callable[..., Any]:
     from torch._inductor import compile as compile_graph  # takes a second, and not all compile
 
+    if onednn_present():
+        lower_linear()
     for node in graph.graph.nodes:
         # Recorded values, each of a fake mode of its own: the compiler wants a common one, or none.
         node.meta.pop("val", None)

@@ -1,10 +1,5 @@
-"""Matrix products of compiled programs, by the library that is fastest on this machine.
+"""How compiled programs multiply matrices: as is fastest, by the library that is."""
 
-torch multiplies float32 matrices on CPUs by MKL, which leaves AVX-512 unused on some makers'
-processors; oneDNN, also part of torch, uses it wherever it is there.
-"""
-
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,27 +8,14 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.fx import GraphModule, Node
 
+from .linear import onednn_present
+
 # Numbers up to which a product with a vector gains by fusing with what surrounds it.
 _SMALL = 16_384
 # Columns of a product below which MKL takes up to ten times as long as for its transpose.
 _FEW = 16
 # Multiply-adds from which on oneDNN's preparations are repaid.
 _LARGE = 1_000_000
-
-_library = torch.library.Library("metarl", "DEF")  # type: ignore[no-untyped-call]
-_library.define(  # type: ignore[no-untyped-call]
-    "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
-)
-
-
-@functools.cache
-def onednn_present() -> bool:
-    """Whether torch has oneDNN's products here, and they are the faster ones."""
-    return (
-        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    )
 
 
 def use_onednn(graph: GraphModule) -> None:
@@ -153,14 +135,3 @@ def _call(target: Any, *args: Node | None, **options: Any) -> Node:
 def _like(x: Tensor) -> Tensor:
     # Each recorded value is of a fake mode of its own, which do not mix.
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
-
-
-@torch.library.impl(_library, "linear", "CPU")
-def _linear_on_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-    return product
-
-
-@torch.library.register_fake("metarl::linear")  # type: ignore[untyped-decorator]
-def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])

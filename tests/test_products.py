@@ -8,8 +8,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from metarl import products
 from metarl.compiling import compile_chunks, compiler_present
+from metarl.linear import onednn_present
 
-pytestmark = pytest.mark.skipif(not products.onednn_present(), reason="no oneDNN with AVX-512")
+pytestmark = pytest.mark.skipif(not onednn_present(), reason="no oneDNN with AVX-512")
 
 ROWS, WIDTH = 512, 64
 
@@ -106,3 +107,31 @@ def test_compiled_programs_use_them_and_still_have_gradients() -> None:
     assert leaf.grad is not None
     assert truth.grad is not None
     torch.testing.assert_close(leaf.grad, truth.grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.skipif(not compiler_present(), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
+@pytest.mark.parametrize("threaded", [False, True])
+def test_compiled_programs_call_the_library_themselves(threaded: bool) -> None:
+    pairs = matrices(48)
+    bias = torch.arange(48.0)
+
+    def run(bias: Tensor, pairs: dict[str, tuple[Tensor, Tensor]]) -> list[Tensor]:
+        # Operands that the program computes, which the compiler may lay out as it likes.
+        halves = [((a + a) / 2, (b + b) / 2) for a, b in pairs.values()]
+        given = [a @ b for a, b in pairs.values()]
+        return [*given, *(a @ b for a, b in halves), torch.addmm(bias, *pairs["output"])]
+
+    compiled = compile_chunks(run, threaded=threaded)[0]
+    graph = make_fx(torch.mm)(*pairs["output"])
+    products.use_onednn(graph)
+    with torch.no_grad():
+        truth = run(bias.double(), {k: (a.double(), b.double()) for k, (a, b) in pairs.items()})
+        for found, exact in zip(compiled(bias, pairs), truth, strict=True):
+            torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
+        seen = []
+        for program in (lambda: compiled(bias, pairs), lambda: graph(*pairs["output"])):
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watch:
+                program()
+            seen.append("metarl::linear" in {event.name for event in watch.events()})
+    assert seen == [False, True]  # mutant: through the interpreter, as a record runs
