@@ -1,8 +1,9 @@
 """What a few-shot net makes of tasks after each of some inner steps."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from .configs.images import Config
 from .image_tasks import Tasks
 
 Mode = Literal["transductive", "support"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 # Tasks adapted at once: bounds memory, and results do not depend on it.
 AT_ONCE = 50
 
@@ -21,6 +23,12 @@ AT_ONCE = 50
 def query_at(tasks: Tasks, step: int, mode: Mode) -> Episode:
     """The query as it is seen after a step, normalised by its own moments or by the support's."""
     return at_step(tasks.query, step, reference=tasks.support if mode == "support" else None)
+
+
+@functools.lru_cache(maxsize=8)
+def _each_query(loss: metarl.Loss) -> metarl.Loss:
+    """The loss on several queries of a task, which thus adapts to them once."""
+    return lambda params, queries: tuple(loss(params, query) for query in queries)
 
 
 @dataclass(frozen=True)
@@ -54,23 +62,28 @@ class AdaptedNet:
         return metarl.adapt_path(self.loss, model, supports, inner, mapping=self.mapping)
 
     @torch.no_grad()
-    def curves(self, params: metarl.Params, tasks: Tasks, steps: int, mode: Mode) -> Classified:
-        """Loss and accuracy on the query after 0..steps steps, each (steps + 1, task)."""
+    def curves(
+        self, params: metarl.Params, tasks: Tasks, steps: int, *modes: Mode
+    ) -> list[Classified]:
+        """Loss and accuracy on the query after 0..steps steps, each (steps + 1, task), by mode."""
         model, inner = self._extended(params, steps)
         starts = range(0, len(tasks.query.labels), AT_ONCE)
         parts = [
             metarl.adaptation_curve(
                 self.loss,
-                self.loss,
+                _each_query(self.loss),
                 model,
                 repeat_support(part.support, steps),
-                [query_at(part, k, mode) for k in range(steps + 1)],
+                [tuple(query_at(part, k, mode) for mode in modes) for k in range(steps + 1)],
                 inner,
                 mapping=self.mapping,
             )
             for part in (tasks.part(slice(i, i + AT_ONCE)) for i in starts)
         ]
-        return Classified(*(torch.cat(rows, 1).cpu() for rows in zip(*parts, strict=True)))
+        return [
+            Classified(*(torch.cat(rows, 1).cpu() for rows in zip(*curve, strict=True)))
+            for curve in zip(*parts, strict=True)
+        ]
 
     @torch.no_grad()
     def predictions(self, params: metarl.Params, tasks: Tasks, steps: int) -> Tensor:

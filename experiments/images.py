@@ -18,7 +18,7 @@ from .contradictions import check_inner_options
 from .descent import adam_state, descend
 from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
-from .image_curves import AdaptedNet, query_at
+from .image_curves import MODES, AdaptedNet, query_at
 from .image_tasks import Source, Tasks, build_net
 from .machine import Machine
 from .memory import Needs, gradient_needs
@@ -140,8 +140,8 @@ class ImagesLearner:
         tasks = self.train_tasks(state.extra["seed"], iteration)
         metrics: dict[str, float] = {}
         if (iteration + 1) % config.log_every == 0:
-            before = self.adapted.curves(state.params, tasks, 1, config.moments).accuracy[0]
-            metrics["accuracy_before"] = float(self.ranks.gather(before).mean())
+            (curve,) = self.adapted.curves(state.params, tasks, 1, config.moments)
+            metrics["accuracy_before"] = float(self.ranks.gather(curve.accuracy[0]).mean())
         result, slope = self.meta_gradient(state.params, tasks, iteration, self.ranks)
         non_finite = functools.partial(self._raise_non_finite, state, tasks, iteration)
         with self.ranks.own_tasks(self.rows):
@@ -152,7 +152,7 @@ class ImagesLearner:
 
     def _raise_non_finite(self, state: State, tasks: Tasks, iteration: int) -> NoReturn:
         params, steps = state.params, self.config.steps
-        losses = self.adapted.curves(params, tasks, steps, self.config.moments).loss[-1]
+        (curve,) = self.adapted.curves(params, tasks, steps, self.config.moments)
 
         def gradient(task: int) -> tuple[Tensor, ...]:
             one = slice(task, task + 1)
@@ -164,7 +164,7 @@ class ImagesLearner:
             for name, episode in tasks._asdict().items()
             for field, value in zip(("images", "labels"), episode, strict=False)
         }
-        raise non_finite(params, data, path, losses, gradient)
+        raise non_finite(params, data, path, curve.loss[-1], gradient)
 
     def _validation_tasks(self) -> Tasks:
         rng = metarl.stream(VALIDATION_SEED, "validation-tasks")
@@ -176,10 +176,10 @@ class ImagesLearner:
     def validate(self, state: State) -> Metrics:
         """Accuracy before and after the trained number of steps, on fixed tasks."""
         config = self.config
-        curves = self.adapted.curves(
+        (curve,) = self.adapted.curves(
             state.params, self.validation_tasks(), config.steps, config.moments
         )
-        loss, accuracy = (self.ranks.gather(curve.double().T).T for curve in curves)
+        loss, accuracy = (self.ranks.gather(rows.double().T).T for rows in curve)
         return {
             "accuracy_before": float(accuracy[0].mean()),
             "accuracy_after": float(accuracy[-1].mean()),
@@ -202,8 +202,8 @@ class ImagesLearner:
         for queries in dict.fromkeys((min(config.shots, most), 1, min(MANY_QUERIES, most))):
             rng = metarl.stream(options.task_seed, "test-tasks", queries)
             tasks = source.tasks("test", rng, options.tasks, queries)
-            for mode in ("transductive", "support"):
-                curve = self.adapted.curves(params, tasks, steps, mode).accuracy.double().numpy()
-                found[mode, queries] = curve
-                variants[f"{mode}, {queries} queries"] = mean_and_ci95(curve)
+            curves = self.adapted.curves(params, tasks, steps, *MODES)
+            for mode, curve in zip(MODES, curves, strict=True):
+                found[mode, queries] = curve.accuracy.double().numpy()
+                variants[f"{mode}, {queries} queries"] = mean_and_ci95(found[mode, queries])
         return Evaluation("accuracy", found["transductive", min(config.shots, most)], variants)

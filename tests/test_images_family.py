@@ -15,6 +15,7 @@ from metarl.errors import InputError, NonFiniteError
 from metarl.images import ImageClasses, sample_episodes
 from metarl_experiments.bench.omniglot import as_kernel, gradient, loop_gradient
 from metarl_experiments.configs.images import Config, EvaluateOptions
+from metarl_experiments.image_curves import MODES
 from metarl_experiments.image_tasks import Tasks, build_net
 from metarl_experiments.images import ImagesLearner, build, step_weights
 from metarl_experiments.machine import Machine, resolve
@@ -133,10 +134,8 @@ def test_the_query_is_normalised_as_configured(
     learner = learner_of(replace(SMALL, batch_norm=mode), monkeypatch)
     params, tasks = learner.init(0).params, learner.train_tasks(0, 0)
     found = float(learner.meta_gradient(params, tasks, 0)[0].loss)
-    losses = {
-        m: float(learner.adapted.curves(params, tasks, 1, m).loss[-1].mean())
-        for m in ("transductive", "support")
-    }
+    curves = learner.adapted.curves(params, tasks, 1, *MODES)
+    losses = {m: float(curve.loss[-1].mean()) for m, curve in zip(MODES, curves, strict=True)}
     assert found == pytest.approx(losses.pop(mode), rel=1e-5)
     assert found != pytest.approx(losses.popitem()[1], rel=1e-3)
 
@@ -211,7 +210,8 @@ def test_multi_step_weights_move_to_the_last_loss(monkeypatch: pytest.MonkeyPatc
     assert step_weights(replace(config, inner_steps=1), 0) is None
     learner = learner_of(config, monkeypatch)
     params, tasks = learner.init(0).params, learner.train_tasks(0, 0)
-    curve = learner.adapted.curves(params, tasks, 4, "transductive").loss.mean(1)
+    (curves,) = learner.adapted.curves(params, tasks, 4, "transductive")
+    curve = curves.loss.mean(1)
     found = float(learner.meta_gradient(params, tasks, 5)[0].loss)
     truth = float(curve[1:] @ torch.tensor([0.125, 0.125, 0.125, 0.625]))
     assert found == pytest.approx(truth, rel=1e-5)
