@@ -9,6 +9,8 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 # The folder is installed under another name than it has, so mypy finds the packages through links.
 LINKS := $(VENV)/links
+# A process of tests takes about a gigabyte.
+ON_ALL_CORES := -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-slow test-oldest lint docs results
@@ -35,9 +37,9 @@ $(VENV)/.installed: requirements.lock setup.cfg pyproject.toml
 train: setup
 	$(BIN)/python -m metarl_experiments.job $(EXPERIMENT) $(TRAIN_OPTIONS)
 
-## make test         the ordinary tests
+## make test         the ordinary tests, on all cores
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ON_ALL_CORES) $(PYTEST_OPTIONS)
 
 ## make test-slow    learning to a number, full fault counts
 test-slow: setup
@@ -46,13 +48,13 @@ test-slow: setup
 ## make test-oldest  the ordinary tests with the oldest versions that setup.cfg allows
 # Old releases meet newer dependencies of their own, which deprecate what they call.
 test-oldest: $(OLDEST)/.installed
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -W ignore::DeprecationWarning $(PYTEST_OPTIONS)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(ON_ALL_CORES) -W ignore::DeprecationWarning $(PYTEST_OPTIONS)
 
 $(OLDEST)/.installed: requirements.lock setup.cfg pyproject.toml
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) -c 'import configparser; c = configparser.ConfigParser(); c.read("setup.cfg"); \
 	  print(c["options"]["install_requires"].replace(">=", "=="))' > $(OLDEST)/oldest.txt
-	grep -E '^(pytest|hypothesis|imageio|psutil|setuptools)' requirements.lock >> $(OLDEST)/oldest.txt
+	grep -E '^(pytest|execnet|hypothesis|imageio|psutil|setuptools)' requirements.lock >> $(OLDEST)/oldest.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $(OLDEST)/oldest.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
