@@ -40,6 +40,8 @@ def check_options(config: Config) -> None:
         )
     if config.learned_lr == "signal" and config.inner_lr == 0:
         raise InputError("--inner-lr: --learned-lr signal measures steps, which need one above 0")
+    if config.signal_after and config.learned_lr != "signal":
+        raise InputError("--signal-after: goes with --learned-lr signal")
     if config.min_std > config.init_std:
         raise InputError(
             f"--min-std {config.min_std:g}: is above --init-std {config.init_std:g}, and below its "

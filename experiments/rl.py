@@ -170,9 +170,11 @@ class PolicyLearner:
             mapping=self.mapping,
             reduce=self.ranks.reducer(self.machine.exact),
         )
-        measured = 0
+        theta, measured = state.params, 0
+        if self.config.learned_lr == "signal" and iteration < self.config.signal_after:
+            theta, _ = metarl.split_rates(theta)  # all steps are inner_lr long so far
         with self.ranks.own_tasks(self.rows):
-            if iteration == 0 and self.config.learned_lr == "signal":
+            if self.config.learned_lr == "signal" and iteration == self.config.signal_after:
                 measured = measure_rates(
                     state.params,
                     self.config.inner_lr,
@@ -181,8 +183,8 @@ class PolicyLearner:
                     seed=seed,
                     **adapting,
                 )
-            theta, metrics = meta_step(
-                state.params,
+            moved, metrics = meta_step(
+                theta,
                 lambda theta, clock: collect(theta, clock=clock),
                 functools.partial(update, state, iteration),
                 objectives=self.objectives,
@@ -191,9 +193,9 @@ class PolicyLearner:
                 ranks=self.ranks,
             )
         with torch.no_grad():
-            for name, p in state.params.items():
-                if theta[name] is not p:
-                    p.copy_(theta[name])
+            for name, p in theta.items():
+                if moved[name] is not p:
+                    p.copy_(moved[name])
         metrics["env_steps"] += measured
         return metrics
 

@@ -164,6 +164,7 @@ def test_protocols() -> None:
     [
         ({"inner_steps": 0, "learned_lr": "tensor"}, "--learned-lr"),
         ({"inner_lr": 0.0, "learned_lr": "signal"}, "--inner-lr"),
+        ({"signal_after": 1}, "--signal-after"),
         ({"inner_steps": 1, "evaluation_lr": 0.5}, "--evaluation-lr"),
         ({"lr_per_step": True}, "--lr-per-step"),
         ({"sampling_correction": "emaml", "inner_surrogate": "dice"}, "sampling_correction"),

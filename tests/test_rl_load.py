@@ -169,9 +169,9 @@ ADAPTATION += (
 )
 ADAPTATION += "observe_task "
 ADAPTATION += "later_lr_factors evaluation_lr evaluation_episodes"
-OTHERS = "iterations meta_batch learned_lr lr_per_step sampling_correction update max_kl cg_steps "
-OTHERS += "fisher_fraction lr lr_decay epochs clip init_std head_scale evaluation_steps log_every "
-OTHERS += "validate_every patience validation_tasks"
+OTHERS = "iterations meta_batch learned_lr signal_after lr_per_step sampling_correction update "
+OTHERS += "max_kl cg_steps fisher_fraction lr lr_decay epochs clip init_std head_scale "
+OTHERS += "evaluation_steps log_every validate_every patience validation_tasks"
 
 
 def test_load_reads_every_field_that_decides_how_a_policy_adapts() -> None:

@@ -1,6 +1,7 @@
 """Step sizes that leave out the noise of inner steps: the formula, and runs that measure them."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 import metarl
 from metarl.errors import InputError
+from metarl_experiments.configs.rl import Config
 from metarl_experiments.rl import PolicyLearner
 from metarl_experiments.step_sizes import BATCHES
 
@@ -72,24 +74,44 @@ def test_steps_without_anything_in_common_are_refused() -> None:
         metarl.signal_rates(*metarl.step_moments({"w": d}, {"w": -d}), LR)
 
 
+def iterate(config: Config, count: int) -> tuple[list[dict[str, Tensor]], list[float]]:
+    """Theta after each of some iterations, and the time steps sampled in it."""
+    learner = PolicyLearner(config, DOUBLE)
+    state = learner.init(0)
+    found, sampled = [], []
+    for i in range(count):
+        sampled.append(float(learner.step(state, i)["env_steps"]))
+        found.append({n: p.detach().clone() for n, p in state.params.items()})
+    return found, sampled
+
+
 def test_a_run_measures_once_and_counts_what_it_sampled() -> None:
     config = replace(SMALL, learned_lr="signal")
-
-    def iterate(count: int) -> tuple[list[dict[str, Tensor]], list[float]]:
-        learner = PolicyLearner(config, DOUBLE)
-        state = learner.init(0)
-        found, sampled = [], []
-        for i in range(count):
-            sampled.append(float(learner.step(state, i)["env_steps"]))
-            found.append({n: p.detach().clone() for n, p in state.params.items()})
-        return found, sampled
-
-    found, sampled = iterate(2)
+    found, sampled = iterate(config, 2)
     rates = metarl.split_rates(found[0])[1]
     assert all(len(rate.unique()) > 1 for rate in rates.values())
     most = config.meta_batch * config.episodes * config.env.horizon
     assert most * 2 < sampled[0] <= most * (2 + 2 * BATCHES)
     assert sampled[1] <= most * 2
-    again, _ = iterate(1)
+    again, _ = iterate(config, 1)
     for name, p in again[0].items():
         assert torch.equal(p, found[0][name]), name
+
+
+@pytest.mark.parametrize("update", ["trpo", "adam"])
+def test_until_it_measures_a_run_is_one_without_learned_step_sizes(
+    update: Literal["trpo", "adam"],
+) -> None:
+    config = replace(SMALL, learned_lr="signal", signal_after=2, update=update)
+    found, sampled = iterate(config, 3)
+    plain, _ = iterate(replace(SMALL, update=update), 2)
+    for theta, truth in zip(found[:2], plain, strict=True):
+        model, rates = metarl.split_rates(theta)
+        for name, p in model.items():
+            assert torch.equal(p, truth[name])
+        assert all(bool((rate == config.inner_lr).all()) for rate in rates.values())
+    assert all(len(rate.unique()) > 1 for rate in metarl.split_rates(found[2])[1].values())
+    assert sampled[2] > 3 * max(sampled[:2])
+    # Mutant: learned from the start, as Meta-SGD does, they have moved by then.
+    element, _ = iterate(replace(SMALL, learned_lr="element", update=update), 1)
+    assert any(len(rate.unique()) > 1 for rate in metarl.split_rates(element[0])[1].values())

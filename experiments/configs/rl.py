@@ -59,8 +59,10 @@ class Config:
         inner_steps: policy-gradient steps in training; 0 trains one policy on all tasks mixed.
         inner_lr: step size alpha of the inner loop; where it starts if it is learned.
         learned_lr: whether step sizes are learned: no, one per tensor, one per element (Meta-SGD),
-            or signal: per element, and before the first iteration set to what leaves out the noise
-            of inner steps; for a run that goes on --from one which has learned to adapt.
+            or signal: per element, and once measured on training tasks set to what leaves out the
+            noise of inner steps, which takes a theta that adapts already.
+        signal_after: iterations, with steps of inner_lr alone, before signal measures; 0 is for a
+            run that goes on --from one which has learned to adapt.
         lr_per_step: separate learned step sizes for each inner step (LSLR).
         first_order: drop second derivatives (FOMAML).
         adapted: parameters that adapt: all, or the last layer and the log-std (ANIL).
@@ -107,6 +109,7 @@ class Config:
     inner_steps: Steps = 1
     inner_lr: Rate = 0.1
     learned_lr: Literal["no", "tensor", "element", "signal"] = "no"
+    signal_after: Annotated[int, Range(0, 10**9)] = 0
     lr_per_step: bool = False
     first_order: bool = False
     adapted: Literal["all", "head"] = "all"
