@@ -171,10 +171,11 @@ class PolicyLearner:
             reduce=self.ranks.reducer(self.machine.exact),
         )
         theta, measured = state.params, 0
-        if self.config.learned_lr == "signal" and iteration < self.config.signal_after:
+        measuring = self.config.signal_after if self.config.learned_lr == "signal" else -1
+        if iteration < measuring:
             theta, _ = metarl.split_rates(theta)  # all steps are inner_lr long so far
         with self.ranks.own_tasks(self.rows):
-            if self.config.learned_lr == "signal" and iteration == self.config.signal_after:
+            if iteration == measuring:
                 measured = measure_rates(
                     state.params,
                     self.config.inner_lr,
