@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_structure
 
 from .errors import InputError
 from .inner import InnerLoop, Loss, adapt_path_one
@@ -74,7 +74,7 @@ def adaptation_curve(
         outer_loss: what is measured.
         params: theta, learned step sizes among them.
         supports: one batch for each inner step.
-        query: one batch, or a list of one for each k.
+        query: one batch, or a list of one for each k (see `queries_of`).
         inner: how a task steps.
         mapping: see `adapt_path`.
 
@@ -86,7 +86,8 @@ def adaptation_curve(
     """
     with torch.no_grad():
         path = adapt_path(inner_loss, params, supports, inner, mapping=mapping)
-        queries = query if isinstance(query, list) else [query] * len(path)
+        queries = queries_of(query, supports)
+        queries = queries * len(path) if len(queries) == 1 else queries
         if len(queries) != len(path):
             raise InputError(
                 f"query is a list of {len(queries)} batches for {len(path)} points of the curve: "
@@ -99,6 +100,17 @@ def adaptation_curve(
             for theta, q in zip(path, queries, strict=True)
         ]
         return tree_map(lambda *x: torch.stack(x), *rows)
+
+
+def queries_of(query: Any, supports: Sequence[Any]) -> tuple[Any, ...]:
+    """The query batches: those of a list, unless it is built like a support and so one batch.
+
+    A batch that is a list is what torch's ``DataLoader`` makes of pairs.
+    """
+    if not isinstance(query, list):
+        return (query,)
+    one = bool(supports) and tree_structure(query) == tree_structure(supports[0])
+    return (query,) if one else tuple(query)
 
 
 def split_inner(inner: InnerLoop, params: Params) -> tuple[InnerLoop, Params]:

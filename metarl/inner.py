@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -41,7 +41,8 @@ class InnerLoop:
         clip: bound on the norm of the inner gradient over all adapted parameters; None for none.
         recompute: keep only the parameters between steps for the meta-gradient, and compute each
             step again where it is differentiated: memory of one step instead of all, for about
-            one more evaluation of every inner gradient.
+            one more evaluation of every inner gradient. Random numbers of the loss, such as
+            dropout's, are repeated then, which takes a mapping without threads and compiling.
     """
 
     lr: float | Params = 0.1
@@ -55,6 +56,11 @@ class InnerLoop:
         if self.optimizer not in OPTIMIZERS:
             raise InputError(
                 f"InnerLoop.optimizer is {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}"
+            )
+        if hasattr(self.lr, "requires_grad"):
+            raise InputError(
+                "InnerLoop.lr is a tensor: give a number, or name -> tensor; step sizes to be "
+                "learned are entries of theta, see learned_rates"
             )
         if not isinstance(self.lr, dict) and not math.isfinite(self.lr):
             raise InputError(f"InnerLoop.lr is {self.lr}: it must be finite")
@@ -158,7 +164,7 @@ def extended_rates(
             later = k - trained_steps
             each.append(rate if later < 0 else rate * factors[min(later, len(factors) - 1)])
         lr[name] = torch.stack(each)
-    return params, InnerLoop(lr, inner.first_order, inner.adapted, inner.optimizer, inner.clip)
+    return params, replace(inner, lr=lr)
 
 
 def first(output: Any) -> Tensor:

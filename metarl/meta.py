@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .adaptation import adapt_tasks, split_inner
+from .adaptation import adapt_tasks, queries_of, split_inner
 from .errors import InputError
 from .inner import InnerLoop, Loss, adapt_path_one, first
 from .mapping import resolve_mapping
@@ -42,7 +42,7 @@ def meta_gradient(
         params: what to differentiate by, learned step sizes among them.
         supports: one batch for each inner step, tensors with a leading task dimension.
         query: a batch with a leading task dimension; with ``step_weights`` a list of one batch
-            for each inner step also serves.
+            for each inner step also serves (a list built like a support is one batch).
         inner: how a task steps.
         step_weights: multi-step loss (MAML++, Antoniou et al. 2019): weights of the outer loss
             after step 1, ..., K; the other fields are those after step K. None: step K alone.
@@ -149,7 +149,7 @@ def _problem(
 ) -> tuple[Any, Any, Any]:
     """The function of one task, what all tasks share, and the data of each."""
     supports = tuple(supports)
-    queries = tuple(query) if isinstance(query, list) else (query,)
+    queries = queries_of(query, supports)
     weights = None if step_weights is None else tuple(float(w) for w in step_weights)
     if weights is not None and len(weights) != len(supports):
         raise InputError(
@@ -159,7 +159,8 @@ def _problem(
     if len(queries) > 1 and (weights is None or len(queries) != len(supports)):
         raise InputError(
             f"query is a list of {len(queries)} batches: several need step_weights, and one batch "
-            f"for each of the {len(supports)} inner steps"
+            f"for each of the {len(supports)} inner steps; a single batch that is a list must be "
+            "built like the supports, or be a tuple"
         )
     if isinstance(inner.lr, dict) and any(x.requires_grad for x in inner.lr.values()):
         raise InputError(

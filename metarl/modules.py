@@ -1,16 +1,12 @@
 """Modules made fit to be mapped over tasks and differentiated twice, or named where they cannot."""
 
 import copy
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import MethodType
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch._C import _functorch
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_leaves
 
 from .errors import InputError
@@ -21,11 +17,7 @@ ONE_TASK_AT_A_TIME = "map one task at a time (mapping='chunk:1' or 'threads')"
 def prepare_module(
     module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> nn.Module:
-    """A copy whose normalisations are made of elementary operations.
-
-    torch's fused layer, batch and instance norms silently give second derivatives that are wrong
-    by about a tenth when vmap maps their weights (pytorch/functorch issue 534), and none beyond
-    the second order.
+    """A copy on a device and of a type, all of whose parts can be adapted.
 
     Raises:
         InputError: a part can never be adapted; the message names its path and the way out.
@@ -39,9 +31,6 @@ def prepare_module(
         module = module.to(dtype=dtype)
     for path, part in module.named_modules():
         _check_differentiable(path or type(module).__name__, part)
-        for fused, forward in _ELEMENTARY.items():
-            if type(part).forward is fused:
-                part.__dict__["forward"] = MethodType(forward, part)
     return module
 
 
@@ -150,47 +139,3 @@ def _check_differentiable(path: str, part: nn.Module) -> None:
         raise InputError(
             f"{kind} renormalises its weight in place: use max_norm=None and normalise the output"
         )
-
-
-def _normalised(x: Tensor, dims: list[int], eps: float) -> Tensor:
-    var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-    return (x - mean) * torch.rsqrt(var + eps)
-
-
-def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    x = x if weight is None else x * weight
-    return x if bias is None else x + bias
-
-
-def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
-    dims = list(range(-len(self.normalized_shape), 0))
-    return _affine(_normalised(x, dims, self.eps), self.weight, self.bias)
-
-
-def _channel_norm(self: _BatchNorm | _InstanceNorm, x: Tensor) -> Tensor:
-    """``x (batch, channel, ...)``; an instance norm also takes ``(channel, ...)``."""
-    self._check_input_dim(x)  # type: ignore[no-untyped-call]
-    instance = isinstance(self, _InstanceNorm)
-    unbatched = self._get_no_batch_dim() if isinstance(self, _InstanceNorm) else None  # type: ignore[no-untyped-call]
-    channel = 0 if x.dim() == unbatched else 1
-    shape = [-1 if d == channel else 1 for d in range(x.ndim)]
-
-    def spread(p: Tensor | None) -> Tensor | None:
-        return None if p is None else p.view(shape)
-
-    if self.running_mean is None or self.training:
-        dims = [d for d in range(x.ndim) if d > channel or (d < channel and not instance)]
-        x = _normalised(x, dims, self.eps)
-    else:
-        mean, var = spread(self.running_mean), spread(self.running_var)
-        assert mean is not None
-        assert var is not None
-        x = (x - mean) * torch.rsqrt(var + self.eps)
-    return _affine(x, spread(self.weight), spread(self.bias))
-
-
-_ELEMENTARY: dict[Callable[..., Any], Callable[..., Tensor]] = {
-    nn.LayerNorm.forward: _layer_norm,
-    _BatchNorm.forward: _channel_norm,
-    _InstanceNorm.forward: _channel_norm,
-}

@@ -44,8 +44,10 @@ def mean_over_tasks(
 ) -> Objective:
     """Average ``fn(theta, one task's data) -> (loss, kl)`` over tasks.
 
-    Only sums are kept, never the graphs of all tasks: a mean loss with a graph would hold every
-    task's activations, and all-reducing such a loss over ranks gives wrong gradients.
+    Values and gradients keep sums only, never the graphs of all tasks: a mean loss with a graph
+    would hold every task's activations, and all-reducing such a loss over ranks gives wrong
+    gradients. Fisher products of a `GaussNewton` do keep, of every task, what does not depend on
+    the vector, until the objective ends: give them few time steps (`metarl.rl.subsample`).
 
     Args:
         fn: the objective of one task. Build it once: compiled functions are kept by identity.
@@ -70,7 +72,7 @@ def mean_over_tasks(
         return loss, kl, g
 
     def hessian(theta: Params, v: Params) -> Params:
-        fv: Params = mean(_hessians(fn), (theta, v))
+        fv: Params = mean(_hessians(fn), (theta, {name: v[name] for name in theta}))
         return fv
 
     if fisher is None:

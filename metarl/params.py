@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .elementary import Elementary
 from .errors import InputError
 from .modules import copy_outside_transforms, prepare_module, raise_named
 
@@ -77,13 +78,15 @@ def from_module(
                 f"{'unknown to it' if stray[0] in params else 'missing'}"
             )
         if torch.compiler.is_compiling():
-            return functional_call(module, params, inputs, kwargs)
+            with Elementary():
+                return functional_call(module, params, inputs, kwargs)
         # functional_call swaps the module's tensors for a while: each thread needs its own module.
         own = local.__dict__.get("module")
         if own is None:
             own = local.module = copy_outside_transforms(module)
         try:
-            return functional_call(own, params, inputs, kwargs)
+            with Elementary():
+                return functional_call(own, params, inputs, kwargs)
         except RuntimeError as error:
             raise_named(error, own, (params, inputs, kwargs))
 

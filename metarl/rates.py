@@ -1,10 +1,12 @@
 """Step sizes of the inner loop: fixed, learned or measured, per tensor, element or step."""
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .checks import check_choice, check_counts
 from .errors import InputError
 from .params import RATE_PREFIX, Params, split_rates
 
@@ -22,7 +24,15 @@ def learned_rates(
 
     Returns:
         ``inner_lr.<name>`` -> leaf tensor, for ``theta = {**params, **learned_rates(...)}``.
+
+    Raises:
+        InputError: ``per`` is neither, ``steps`` is below 1, or ``lr`` is not finite.
     """
+    check_choice("per", per, ("tensor", "element"))
+    if steps is not None:
+        check_counts(steps=steps)
+    if not math.isfinite(lr):
+        raise InputError(f"lr is {lr}: it must be finite")
     rates = {}
     for name, p in split_rates(params)[0].items():
         own = p.shape if per == "element" else torch.Size([1] * p.ndim if steps else [])

@@ -3,12 +3,18 @@
 `torch.utils.checkpoint` does the same outside of ``torch.func``, whose transforms it cannot cross.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from .errors import InputError
+from .threads import on_worker
 
 _TENSOR = object()
 
@@ -16,21 +22,30 @@ _TENSOR = object()
 def recomputed(fn: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, which keeps its arguments for its derivative and nothing else.
 
+    Random numbers, such as dropout's, are drawn again as they were: torch's generators start each
+    later call where they started the first, and are left where they stood.
+
     Args:
-        fn: pure; all the tensors it depends on are among its arguments, in any nesting of tuples
-            and dicts, and what it returns is nested likewise.
+        fn: pure but for torch's random numbers; all the tensors it depends on are among its
+            arguments, in any nesting of tuples and dicts, and what it returns is nested likewise.
+
+    Raises:
+        InputError: of the function returned: ``fn`` draws random numbers that cannot be drawn
+            again, since worker threads share the generator or a compiled program has its own.
     """
 
     def run(*arguments: Any) -> Any:
         leaves, spec = tree_flatten(arguments)
         positions = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
         returned: list[Any] = []
+        draws = _Draws(leaves[i].device for i in positions)
 
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
             filled = list(leaves)
             for i, x in zip(positions, tensors, strict=True):
                 filled[i] = x
-            out, out_spec = tree_flatten(fn(*tree_unflatten(filled, spec)))
+            with draws.the_same():
+                out, out_spec = tree_flatten(fn(*tree_unflatten(filled, spec)))
             # What is no tensor, such as a count of steps, is the same in every call.
             returned[:] = [_TENSOR if isinstance(x, Tensor) else x for x in out], out_spec
             return tuple(x for x in out if isinstance(x, Tensor))
@@ -41,6 +56,37 @@ def recomputed(fn: Callable[..., Any]) -> Callable[..., Any]:
         return tree_unflatten([next(tensors) if x is _TENSOR else x for x in rest], out_spec)
 
     return run
+
+
+class _Draws:
+    """torch's random numbers of one call and of its repetitions."""
+
+    def __init__(self, devices: Iterable[torch.device]) -> None:
+        self._gpus = sorted({d.index for d in devices if d.type == "cuda"})
+        self._start: list[Tensor] | None = None
+
+    @contextlib.contextmanager
+    def the_same(self) -> Iterator[None]:
+        """What is drawn within is what was drawn within the first time."""
+        if self._start is not None:
+            with torch.random.fork_rng(self._gpus):
+                torch.set_rng_state(self._start[0])
+                for gpu, state in zip(self._gpus, self._start[1:], strict=True):
+                    torch.cuda.set_rng_state(state, gpu)
+                yield
+            return
+        self._start = self._states()
+        yield
+        if on_worker() or get_proxy_mode() is not None:
+            drawn = zip(self._start, self._states(), strict=True)
+            if not all(np.array_equal(a.numpy(), b.numpy()) for a, b in drawn):
+                raise InputError(
+                    "the inner loss draws random numbers, as dropout does, which recompute=True "
+                    "repeats only with mapping 'vmap' or 'chunk:N', not compiled"
+                )
+
+    def _states(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in self._gpus)]
 
 
 class _Recomputed(torch.autograd.Function):

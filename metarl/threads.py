@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_local = threading.local()
 
 
 def map_on_threads(
@@ -23,6 +26,7 @@ def map_on_threads(
     grad = torch.is_grad_enabled()
 
     def work(item: T) -> R:
+        _local.worker = True
         # Set here, not when a worker starts: that may be after the caller has set its own again.
         torch.set_num_threads(1)
         # Worker threads start with gradients enabled whatever the caller's mode.
@@ -31,6 +35,11 @@ def map_on_threads(
 
     with one_intra_op_thread():
         return gather(_pool(workers, os.getpid()).map(work, items))
+
+
+def on_worker() -> bool:
+    """Whether the calling thread is one of `map_on_threads`."""
+    return getattr(_local, "worker", False)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from oracles import F64, draw
 from torch import Tensor, nn
+from torch.nn import functional
 
 X, Y = draw(3, 6, 3, 4, seed=0), draw(3, 6, 1, seed=1)  # (task, point, 3, 4), (task, point, 1)
 
@@ -46,6 +47,45 @@ class Tied(nn.Module):
         return out
 
 
+class CalledNorm(nn.Module):
+    """The functions, not the modules: layer norm, then batch or instance norm over channels."""
+
+    def __init__(self, which: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.which, self.conv = which, nn.Conv2d(1, 3, 2)
+        self.weight, self.bias = nn.Parameter(torch.ones(3)), nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.which is functional.layer_norm:
+            return functional.layer_norm(x.movedim(1, -1), (3,), self.weight, self.bias).movedim(
+                -1, 1
+            )
+        if self.which is functional.batch_norm:
+            return functional.batch_norm(x, None, None, self.weight, self.bias, training=True)
+        return functional.instance_norm(x, weight=self.weight, bias=self.bias)
+
+
+class WideNorm(nn.LayerNorm):
+    """The usual way to normalise in another type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(F64)).to(x.dtype)
+
+
+class WeightNorm(nn.Module):
+    """What ``parametrizations.weight_norm(nn.Linear(4, 4))`` computes, under its names."""
+
+    def __init__(self, like: nn.Module) -> None:
+        super().__init__()
+        self.bias = like.bias
+        self.parametrizations = like.parametrizations
+
+    def forward(self, x: Tensor) -> Tensor:
+        g, v = (getattr(self.parametrizations.weight, f"original{i}") for i in (0, 1))
+        return x @ (g * v / v.square().sum(1, keepdim=True).sqrt()).mT + self.bias
+
+
 class Cell(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -66,3 +106,7 @@ def built(core: Callable[[], nn.Module], *, image: bool = False, train: bool = T
     for p in net.core.parameters():  # norms start at weight one and bias zero, which hides much
         p.data += 0.1 * torch.randn_like(p)
     return net.train(train)
+
+
+def called(norm: Callable[..., Tensor]) -> nn.Module:
+    return built(lambda: CalledNorm(norm), image=True)

@@ -44,6 +44,12 @@ def mapped_in_bfloat16(mapping: str) -> Any:
 WRONG: dict[str, Callable[[], Any]] = {
     "'rmsprop': choose one of sgd, momentum, adam": lambda: InnerLoop(optimizer="rmsprop"),  # type: ignore[arg-type]
     "lr is nan: it must be finite": lambda: InnerLoop(float("nan")),
+    "lr is a tensor: give a number": lambda: InnerLoop(torch.tensor(0.1)),  # type: ignore[arg-type]
+    "per is 'layer': choose one of tensor": lambda: learned_rates(S.params, 0.1, per="layer"),  # type: ignore[arg-type]
+    "steps is 0: it must be at least 1": lambda: learned_rates(
+        S.params, 0.1, per="tensor", steps=0
+    ),
+    "^lr is inf: it must be finite": lambda: learned_rates(S.params, float("inf"), per="tensor"),
     "clip is 0: it must be above 0": lambda: InnerLoop(clip=0),
     "selects none of the parameters layers.0.weight": lambda: meta(
         inner=InnerLoop(adapted=lambda name: False)

@@ -17,6 +17,7 @@ from metarl import (
     adapt,
     adapt_path,
     adapt_tasks,
+    adaptation_curve,
     compiling,
     extended_rates,
     learned_rates,
@@ -30,6 +31,7 @@ from metarl.gauss_newton import GaussNewton
 from metarl.mapping import Mapping
 from metarl.nets import MLP
 from metarl.params import Params
+from metarl.supervised import Regression
 
 S = sinusoids(width=6)
 COMPOSED = [
@@ -151,6 +153,35 @@ def test_step_index_is_data(text: str, as_tensor: bool) -> None:
     assert rel(slope(got, theta), slope(total / 4, theta)) < 1e-12
     assert rel(got.size, torch.stack(sizes).mean()) < 1e-12
     assert not got.size.requires_grad
+
+
+def test_a_batch_that_is_a_list_is_one_batch() -> None:
+    """What a ``DataLoader`` makes of pairs; a list of batches is one for each step."""
+    s = sinusoids(tasks=2, width=6)
+    inner = InnerLoop(0.05)
+
+    def listed(batch: Any) -> Any:
+        return list(batch)
+
+    def loss(params: Params, batch: Any) -> Tensor:
+        return s.loss(params, Regression(*batch))
+
+    lists = [listed(b) for b in s.supports]
+    curve = adaptation_curve(loss, loss, s.params, lists[:1], listed(s.query), inner)
+    assert torch.equal(
+        curve, adaptation_curve(s.loss, s.loss, s.params, s.supports[:1], s.query, inner)
+    )
+    several = [s.query, s.supports[1]]
+    assert torch.equal(
+        adaptation_curve(loss, loss, s.params, lists[:1], [listed(b) for b in several], inner),
+        adaptation_curve(s.loss, s.loss, s.params, s.supports[:1], several, inner),
+    )
+    for weights in (None, (0.2, 0.8)):
+        found, expected = (
+            meta_loss(fn, fn, s.params, b[:2], q, inner, step_weights=weights)
+            for fn, b, q in ((loss, lists, listed(s.query)), (s.loss, s.supports, s.query))
+        )
+        assert torch.equal(found, expected)
 
 
 def test_evaluating_beyond_the_trained_steps() -> None:

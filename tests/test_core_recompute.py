@@ -8,12 +8,23 @@ import pytest
 import torch
 from children import Tell, fork
 from meta_steps import trpo, walk
-from oracles import draw, flat, rel, sinusoids, slope
+from oracles import F64, draw, flat, rel, sinusoids, slope
+from torch import nn
 
-from metarl import GaussNewton, InnerLoop, adapt, learned_rates, mean_over_tasks, meta_loss
+from metarl import (
+    GaussNewton,
+    InnerLoop,
+    InputError,
+    adapt,
+    from_module,
+    learned_rates,
+    mean_over_tasks,
+    meta_loss,
+)
 from metarl.params import Params
 from metarl.recomputing import recomputed
 from metarl.supervised import Regression
+from metarl.supervised.losses import mean_squared_error
 
 OPTIONS = {
     "sgd": InnerLoop(0.05),
@@ -39,6 +50,42 @@ def test_the_same_meta_gradient(name: str, mapping: str) -> None:
         for i in (inner, again(inner))
     )
     assert rel(found, kept) < 1e-12
+
+
+def with_dropout(inner: InnerLoop, mapping: str) -> tuple[torch.Tensor, Params]:
+    """Meta-gradient of a net with dropout through two inner steps, from one seed."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 10), nn.Tanh(), nn.Dropout(0.5), nn.Linear(10, 1))
+    params, apply = from_module(net, dtype=F64)
+    s = sinusoids(width=10)
+    loss = mean_squared_error(apply)
+    torch.manual_seed(1)
+    value = meta_loss(loss, loss, params, s.supports[:2], s.query, inner, mapping=mapping)
+    return slope(value, params), params
+
+
+@pytest.mark.parametrize("mapping", ["vmap", "chunk:1", "chunk:2"])
+def test_random_numbers_are_drawn_again_as_they_were(
+    mapping: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = InnerLoop(0.05)
+    kept = with_dropout(inner, mapping)[0]
+    later = torch.rand(3)
+    assert rel(with_dropout(again(inner), mapping)[0], kept) < 1e-12
+    assert torch.equal(torch.rand(3), later)  # and the generator goes on where it would
+    # Mutant: other numbers in the repetition.
+    monkeypatch.setattr("torch.set_rng_state", lambda state: None)
+    assert rel(with_dropout(again(inner), mapping)[0], kept) > 1e-3
+
+
+def test_random_numbers_that_cannot_be_repeated_are_refused() -> None:
+    torch.set_num_threads(2)
+    try:
+        with_dropout(InnerLoop(0.05), "threads")
+        with pytest.raises(InputError, match="random numbers"):
+            with_dropout(again(InnerLoop(0.05)), "threads")
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_the_same_gradient_of_learned_rates() -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from metarl import InnerLoop, mean_over_tasks
 from metarl.errors import InputError
+from metarl.params import Params
 from metarl.rl.batches import Batch, MetaBatch
 from metarl.rl.clock import Clock
 from metarl.rl.collect import collect_meta_batch
@@ -166,6 +167,69 @@ def test_finite_inner_batch(episodes: int, seed: int) -> None:
         alone, both = rel(found[kind], truth), rel(found[kind] + term, truth)
         assert 0.001 < alone < 0.03
         assert both > max(alone, 0.02)  # mutant: the dependence counted twice
+
+
+def bandit_batch(actions: Tensor, weights: Tensor) -> Batch:
+    """One-step episodes ``(data set, episode)`` of a policy of logits without observations."""
+    shape = (*actions.shape, 1)
+    old = Categorical(torch.zeros(*shape, len(REWARDS), dtype=F64))
+    ones = torch.ones(shape, dtype=F64)
+    return Batch(ones[..., None], actions[..., None], weights[..., None], ones, old)
+
+
+REWARDS = torch.tensor([1.0, -0.5, 0.3], dtype=F64)
+
+
+def test_finite_inner_batches_of_two_steps() -> None:
+    """A bandit of three arms, one pull a step: all nine data sets, each support under its own."""
+    start, lr = torch.tensor([[0.2, -0.4, 0.1]], dtype=F64), 0.7
+    count = len(REWARDS)
+
+    def log_probs(x: Tensor) -> Tensor:
+        return torch.log_softmax(x[0], -1)
+
+    def value(x: Tensor) -> Tensor:
+        return (log_probs(x).exp() * REWARDS).sum()
+
+    def step(x: Tensor, arm: int) -> Tensor:
+        return x + lr * torch.func.grad(lambda x: log_probs(x)[arm] * REWARDS[arm])(x)
+
+    def expected(x: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=F64)
+        for one, two in product(range(count), repeat=2):
+            middle = step(x, one)
+            chance = log_probs(x)[one].exp() * log_probs(middle)[two].exp()
+            total = total + chance * value(step(middle, two))
+        return total
+
+    arms = torch.tensor(list(product(range(count), repeat=2)))  # (data set, step)
+    shares, ends = [], []
+    for one, two in arms.tolist():
+        middle = step(start, one)
+        chance = log_probs(start)[one].exp() * log_probs(middle)[two].exp()
+        shares.append(chance * len(arms))
+        ends.append(step(middle, two))
+    share = torch.stack(shares)
+    supports = tuple(bandit_batch(arms[:, k : k + 1], REWARDS[arms[:, k : k + 1]]) for k in (0, 1))
+    query = bandit_batch(
+        torch.arange(count).expand(len(arms), -1),
+        torch.stack([log_probs(end).exp() for end in ends]) * REWARDS * share[:, None],
+    )
+    returns = torch.stack([value(end) for end in ends])
+    data = MetaBatch(supports, query, returns * share / count)
+
+    def found(correction: Any) -> Tensor:
+        def apply(params: Params, observations: Tensor) -> Categorical:
+            return Categorical(observations @ params["logits"])
+
+        objectives = policy_objectives(apply, InnerLoop(lr), sampling_correction=correction)
+        own = old_policy(objectives, {"logits": start}, data)
+        gradient = mean_over_tasks(objectives.surrogate, own).gradient({"logits": start})[2]
+        return -count * gradient["logits"]
+
+    truth = torch.func.grad(expected)(start)
+    assert rel(found("emaml"), truth) < 1e-12
+    assert rel(found("off"), truth) > 0.1
 
 
 @pytest.mark.parametrize("kind", ["lvc", "dice"])

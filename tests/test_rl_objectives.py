@@ -7,9 +7,11 @@ import torch
 from adapting import ACT, EPISODES, TASKS, Problem, problem
 from oracles import F64, draw, flat, rel
 from torch import Tensor
+from torch.distributions import Independent, Normal, kl_divergence
 
 import metarl
 from metarl import InnerLoop, adapt, conjugate_gradient, mean_over_tasks
+from metarl.inner import adapt_path_one
 from metarl.params import Params
 from metarl.rl.batches import Batch, MetaBatch, kept_steps, subsample
 from metarl.rl.distributions import log_prob
@@ -65,6 +67,51 @@ def test_ratio_is_one_and_kl_zero_at_the_old_policy(
         lambda theta, d: p.objectives.surrogate(theta, d)[::-1], recorded(data), mapping=mapping
     )
     assert flat(mutant.gradient(p.theta)[2]).any()
+
+
+def clipped_by_hand(p: Problem, theta: Params, penalty: float, **mutant: bool) -> Tensor:
+    """ProMP's loss of task 0, written out with torch's own distributions."""
+    data = one(p.data, 0)
+    path = adapt_path_one(p.objectives.inner_loss, theta, data.supports, p.inner)
+
+    def dist(fields: Any) -> Independent:
+        return Independent(Normal(fields.mean, fields.log_std.exp()), 1)
+
+    query = data.query
+    new, old = dist(p.apply(path[-1], query.observations)), dist(query.old)
+    ratio = (new.log_prob(query.actions) - old.log_prob(query.actions)).exp()
+    bounded = ratio if mutant.get("unclipped") else ratio.clamp(0.7, 1.3)
+    gain = torch.minimum(ratio * query.weights, bounded * query.weights)
+    drift = []
+    for params, support in zip(path, data.supports, strict=False):
+        pair = dist(support.old), dist(p.apply(params, support.observations))
+        kl = kl_divergence(*(pair[::-1] if mutant.get("swapped") else pair))
+        drift.append((kl * support.mask).sum() / support.mask.sum())
+    inner_kl = drift[0] if mutant.get("first") else torch.stack(drift).mean()
+    return penalty * inner_kl - (gain * query.mask).sum() / query.mask.sum()
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_clipped_objective_by_hand(steps: int) -> None:
+    """Away from the old policy, where ratios are clipped and the inner KL is not 0."""
+    p = problem(steps=steps, clip=0.3)
+    here = {name: x + 0.5 * draw(*x.shape, seed=9) for name, x in p.theta.items()}
+    penalty = torch.tensor(2.0, dtype=F64)
+
+    def found(theta: Params) -> Tensor:
+        loss: Tensor = p.objectives.clipped(theta, (one(p.data, 0), penalty))[0]
+        return loss
+
+    def slope(**mutant: bool) -> Tensor:
+        return flat(torch.func.grad(lambda x: clipped_by_hand(p, x, 2.0, **mutant))(here))
+
+    gradient = flat(torch.func.grad(found)(here))
+    assert torch.allclose(found(here), clipped_by_hand(p, here, 2.0), rtol=1e-12)
+    assert rel(gradient, slope()) < 1e-12
+    assert rel(gradient, slope(unclipped=True)) > 1e-2
+    assert rel(gradient, slope(swapped=True)) > 1e-2
+    assert steps == 1 or rel(gradient, slope(first=True)) > 1e-2
+    assert rel(gradient, flat(torch.func.grad(lambda x: clipped_by_hand(p, x, 0.0))(here))) > 1e-2
 
 
 def test_steps_behind_the_mask_count_for_nothing() -> None:

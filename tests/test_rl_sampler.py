@@ -178,6 +178,48 @@ def test_any_module_is_a_policy(whole: Rollout) -> None:
     assert torch.allclose(found.rewards * found.mask, whole.rewards * whole.mask, atol=1e-5)
 
 
+class Shifted(GaussianMLP):
+    """What it acts by is its own ``forward``, not the ``map_tasks`` it inherits."""
+
+    def forward(self, observations: Tensor) -> Any:
+        policy = super().forward(observations)
+        return policy._replace(mean=policy.mean + 3)
+
+
+class Dropping(GaussianMLP):
+    def forward(self, observations: Tensor) -> Any:
+        return super().forward(nn.functional.dropout(observations, 0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("frozen", ["", "log_std", "mean.layers.0"])
+@pytest.mark.parametrize("kind", [GaussianMLP, Shifted])
+def test_the_policy_sampled_is_the_module(
+    kind: type[GaussianMLP], frozen: str, dtype: torch.dtype
+) -> None:
+    """Whatever it overrides, whatever is frozen, in the type of the parameters."""
+    policy = kind(2, 2, generator=torch.Generator().manual_seed(0))
+    policy.get_submodule("mean.layers.0").bias.data += 0.5
+    for name, p in policy.named_parameters():
+        p.requires_grad_(not (frozen and name.startswith(frozen)))
+    params, apply = from_module(policy, dtype=dtype)
+    sampler = Sampler(_walkers(12), episodes=EPISODES, horizon=HORIZON)
+    sampler.set_tasks(_tasks())
+    rollout, _ = sampler.collect(policy, expand_params(params, TASKS), seed=SEED)
+    expected = apply(params, rollout.observations)
+    assert rollout.observations.dtype == dtype
+    for found, true in zip(rollout.distribution, expected, strict=True):
+        assert torch.allclose(found * rollout.mask[..., None], true * rollout.mask[..., None])
+
+
+def test_a_policy_may_draw_random_numbers() -> None:
+    policy = Dropping(2, 2)
+    sampler = Sampler(_walkers(12), episodes=EPISODES, horizon=HORIZON)
+    sampler.set_tasks(_tasks())
+    rollout, _ = sampler.collect(policy, _params(policy), seed=SEED)
+    assert rollout.mask.any()
+
+
 @pytest.mark.parametrize("sizes", [(4, 8), (6, 6), (5,), (12, 12), (1, 3)])
 def test_the_split_over_environments_changes_nothing(whole: Rollout, sizes: tuple[int]) -> None:
     """Whole tasks or not, in parallel or one group after the other, with or without padding."""

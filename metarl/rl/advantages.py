@@ -57,6 +57,8 @@ def gae(
         discount: gamma.
         gae_lambda: lambda; 1 gives the discounted return minus the value.
         bootstrap_time_limit: use V of the final observation where the time limit ended the episode.
+            Worth its name with a V that looks beyond that limit; the linear feature baseline is
+            fitted to the returns of the episodes as they are, and is near 0 at their common end.
 
     Returns:
         ``(..., time)``, 0 behind the mask.

@@ -3,14 +3,39 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.errors import InputError, NonFiniteError
-from metarl.params import Params
+from metarl.params import Params, from_module
 from metarl.rl.distributions import Distribution
 
 Mapped = Callable[[Params, Tensor], Distribution]
 """``(parameters (task, ...), (task, row, observation)) -> distribution (task, row, action)``."""
+
+
+def map_policy(policy: nn.Module, params: Params) -> Mapped:
+    """The policy under every task's parameters, by its own ``map_tasks`` or by vmap.
+
+    Its own serves where it stands for its ``forward``, which a subclass may have overridden, and
+    finds all it reads in ``params``, which lack what is frozen.
+    """
+    fits = _defines(policy, "map_tasks", rather_than="forward")
+    if fits and params.keys() == {name for name, _ in policy.named_parameters()}:
+        mapped: Mapped = policy.map_tasks  # type: ignore[assignment]
+        return mapped
+    like = next(iter(params.values()))
+    apply = from_module(policy, device=like.device, dtype=like.dtype)[1]
+    return torch.func.vmap(apply, randomness="different")
+
+
+def _defines(policy: nn.Module, name: str, *, rather_than: str) -> bool:
+    """Whether the policy has a method, of a class that does not stand behind the other's."""
+    for kind in type(policy).__mro__:
+        if name in vars(kind):
+            return True
+        if rather_than in vars(kind):
+            return False
+    return False
 
 
 def one_by_one(apply: Mapped) -> Mapped:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from metarl.checks import check_counts
 from metarl.errors import InputError
-from metarl.params import Params, from_module
+from metarl.params import Params
 from metarl.rl import vector
 from metarl.rl.actions import action_map
 from metarl.rl.distributions import Distribution
-from metarl.rl.mapped import check_params, one_by_one
+from metarl.rl.mapped import check_params, map_policy, one_by_one
 from metarl.rl.noise import action_noise
 from metarl.rl.rollout import Rollout, empty_rollout, map_rollout
 from metarl.rl.stepping import run_episodes, run_lanes
@@ -131,7 +131,7 @@ class Sampler:
 
     def _collect(self, policy: nn.Module, params: Params, seed: int) -> tuple[Rollout, Counts]:
         check_params(params, len(self._tasks))
-        apply = getattr(policy, "map_tasks", None) or torch.func.vmap(from_module(policy)[1])
+        apply = map_policy(policy, params)
         apply = one_by_one(apply) if self.exact else apply
         firsts, total = self._groups()
         with torch.inference_mode():
