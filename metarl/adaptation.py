@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_map, tree_structure
 
 from .errors import InputError
-from .inner import InnerLoop, Loss, adapt_path_one
+from .inner import InnerLoop, Loss, adapt_path_one, check_supports
 from .mapping import ChunkFunction, count_tasks, each, resolve_mapping, run_chunks
 from .params import Params, expand_params, split_rates
 
@@ -34,6 +34,7 @@ def adapt_path(
     Raises:
         InputError: batches disagree on the number of tasks, or as `InnerLoop` says.
     """
+    check_supports(supports)
     supports = tuple(supports)
     if not supports:
         raise InputError("adapt_path needs one support batch for each inner step, got none")

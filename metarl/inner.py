@@ -1,7 +1,7 @@
 """The inner loop: gradient steps of one task, differentiable with respect to where they start."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -83,8 +83,10 @@ def adapt_path_one(
         inner: how to step.
 
     Raises:
-        InputError: no parameter moves; a step size is missing, unused or of the wrong shape.
+        InputError: ``supports`` is a batch, not batches; no parameter moves; a step size is
+            missing, unused or of the wrong shape.
     """
+    check_supports(supports)
     params, learned = split_rates(theta)
     names = [name for name in params if inner.adapted is None or inner.adapted(name)]
     rates = resolve_rates(inner.lr, learned, params, names)
@@ -99,6 +101,20 @@ def adapt_path_one(
         moved, state = step(here, lr, state, support)
         path.append({**here, **moved})
     return path
+
+
+def check_supports(supports: Sequence[Any]) -> None:
+    """Refuse one batch in place of one batch a step, which would be taken apart into steps.
+
+    Raises:
+        InputError: it is a mapping, a NamedTuple, or holds bare tensors.
+    """
+    one = isinstance(supports, Mapping) or hasattr(supports, "_fields")
+    if one or any(isinstance(batch, Tensor) for batch in supports):
+        raise InputError(
+            f"supports is a {type(supports).__name__} that looks like a single batch: give one "
+            "batch for each inner step, [batch] * steps; a batch of one tensor is a tuple, (x,)"
+        )
 
 
 def _step(loss: Loss, inner: InnerLoop, names: list[str]) -> Callable[..., tuple[Params, Any]]:

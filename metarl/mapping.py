@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .compiling import Ready, compile_chunks, compiler_present
 from .errors import InputError
+from .modules import ONE_TASK_AT_A_TIME
 from .threads import map_on_threads, one_intra_op_thread
 
 T = TypeVar("T")
@@ -149,7 +150,12 @@ def each(fn: Callable[[Any, Any], Any]) -> ChunkFunction:
         mapped = torch.func.vmap(
             functools.partial(fn, shared), in_dims=(dims,), randomness="different"
         )
-        return mapped(data)
+        try:
+            return mapped(data)
+        except RuntimeError as error:
+            if "vmap" in str(error):
+                error.add_note(ONE_TASK_AT_A_TIME)
+            raise
 
     return run
 

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from .adaptation import adapt_tasks, queries_of, split_inner
 from .errors import InputError
-from .inner import InnerLoop, Loss, adapt_path_one, first
+from .inner import InnerLoop, Loss, adapt_path_one, check_supports, first
 from .mapping import resolve_mapping
 from .objective import mean_gradient, values
 from .params import Params, split_rates
@@ -148,6 +148,7 @@ def _problem(
     step_weights: Sequence[float] | None,
 ) -> tuple[Any, Any, Any]:
     """The function of one task, what all tasks share, and the data of each."""
+    check_supports(supports)
     supports = tuple(supports)
     queries = queries_of(query, supports)
     weights = None if step_weights is None else tuple(float(w) for w in step_weights)

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import rows, sinusoids
+from oracles import rows, sinusoids, task
 
 from metarl import (
     InnerLoop,
     InputError,
+    adapt,
     adapt_tasks,
     learned_rates,
     meta_loss,
@@ -83,7 +84,18 @@ WRONG: dict[str, Callable[[], Any]] = {
     r"one common leading task dimension, got \['3', '4'\]": lambda: meta(
         query=rows(S.query, [0, 1, 2])
     ),
-    "goes as a Python number": lambda: meta(supports=[torch.tensor(1)]),
+    "goes as a Python number": lambda: meta(supports=[(torch.tensor(1),)]),
+    "a Regression that looks like a single batch": lambda: meta(supports=S.supports[0]),
+    "a tuple that looks like a single batch": lambda: meta(supports=tuple(S.supports[0])),
+    "a list that looks like": lambda: adapt(
+        S.loss, S.params, list(task(S.supports[0], 0)), InnerLoop()
+    ),
+    "a dict that looks like": lambda: adapt_tasks(
+        S.loss,
+        S.params,
+        S.supports[0]._asdict(),
+        InnerLoop(),  # type: ignore[arg-type]
+    ),
     "no tensors": lambda: meta(supports=[], query=()),
     "gives learned step sizes no gradient": lambda: reptile_loss(
         S.loss, S.params | learned_rates(S.params, 0.1, per="tensor"), S.supports, InnerLoop()
@@ -110,6 +122,17 @@ def test_impossible_options_say_why(message: str) -> None:
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_a_loss_that_vmap_cannot_map_is_told_the_way_out() -> None:
+    def loss(params: Any, batch: Any) -> Any:
+        return S.loss(params, batch) * (1.0 if float(batch.x.sum()) > 0 else 2.0)
+
+    given = (loss, loss, S.params, S.supports, S.query, InnerLoop())
+    with pytest.raises(RuntimeError, match="vmap") as caught:
+        meta_loss(*given, mapping="vmap")
+    assert "chunk:1" in caught.value.__notes__[0]
+    assert meta_loss(*given, mapping="chunk:1").isfinite()
 
 
 def test_held_gradients_cannot_be_differentiated_again() -> None:

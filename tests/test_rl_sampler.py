@@ -212,6 +212,33 @@ def test_the_policy_sampled_is_the_module(
         assert torch.allclose(found * rollout.mask[..., None], true * rollout.mask[..., None])
 
 
+class Bare(GaussianMLP):
+    def forward(self, observations: Tensor) -> Any:
+        return self.mean(observations)
+
+
+class Torch(GaussianMLP):
+    def forward(self, observations: Tensor) -> Any:
+        return torch.distributions.Normal(self.mean(observations), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (Bare(2, 2), "returned a Tensor: a policy returns metarl.rl.Gaussian"),
+        (Torch(2, 2), "returned a Normal: a policy returns metarl.rl.Gaussian"),
+        (CategoricalMLP(2, 2), "the policy's actions are one of 2 actions; the environment takes"),
+        (GaussianMLP(2, 3), "the policy's actions are vectors of 3"),
+        (GaussianMLP(5, 2), "fails on observations of length 2, which the environment gives"),
+    ],
+)
+def test_policies_that_do_not_fit_are_refused(policy: nn.Module, message: str) -> None:
+    sampler = Sampler(_walkers(12), episodes=EPISODES, horizon=HORIZON)
+    sampler.set_tasks(_tasks())
+    with pytest.raises(InputError, match=message):
+        sampler.collect(policy, _params(policy), seed=SEED)
+
+
 def test_a_policy_may_draw_random_numbers() -> None:
     policy = Dropping(2, 2)
     sampler = Sampler(_walkers(12), episodes=EPISODES, horizon=HORIZON)

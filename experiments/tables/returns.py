@@ -10,6 +10,7 @@ RETURN_GROUPS = {
     "-held-out": "MAML, best preset, 200 fresh tasks",
     "-paper": "MAML, paper's settings",
     "-linear": "MAML, paper's settings, linear surrogate",
+    "-gym": "MAML, best preset, physics of gymnasium",
     "-equal-steps": "MAML, steps of one length",
     "-first-order": "first order",
     "-pretrained": "pretrained",

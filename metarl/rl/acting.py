@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Space
 from numpy.typing import NDArray
 from torch import nn
 
 from metarl.errors import InputError
-from metarl.rl.actions import action_map
+from metarl.rl.actions import action_map, check_actions
 from metarl.rl.distributions import Gaussian, sample
 from metarl.rl.noise import draw_noise
 from metarl.runs.export import export_params
@@ -113,11 +113,4 @@ def check_spaces(module: nn.Module, observation: Space[Any], action: Space[Any])
         raise InputError(
             f"the policy takes observations of another length than {observation.shape[0]}"
         ) from None
-    made, continuous = distribution[0].shape[-1], isinstance(distribution, Gaussian)
-    if isinstance(action, Discrete):
-        fits = not continuous and made == action.n
-    else:
-        fits = continuous and action.shape == (made,)
-    if not fits:
-        kind = f"vectors of {made}" if continuous else f"one of {made} actions"
-        raise InputError(f"the policy's actions are {kind}; the environment takes {action}")
+    check_actions(distribution, action)

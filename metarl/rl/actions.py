@@ -9,6 +9,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from metarl.errors import InputError
+from metarl.rl.distributions import Distribution, Gaussian
 
 
 def action_map(space: Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
@@ -37,3 +38,40 @@ def action_map(space: Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
     scale[bounded] = (high[bounded] - low[bounded]) / 2
     centre[bounded] = (high[bounded] + low[bounded]) / 2
     return lambda actions: np.clip(centre + scale * actions.astype(low.dtype), low, high)
+
+
+def check_kind(distribution: Any) -> None:
+    """Refuse what is no distribution.
+
+    Args:
+        distribution: what a policy returned.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(distribution, Distribution):
+        raise InputError(
+            f"the policy returned a {type(distribution).__name__}: a policy returns "
+            "metarl.rl.Gaussian or metarl.rl.Categorical, NamedTuples of tensors"
+        )
+
+
+def check_actions(distribution: Any, space: Space[Any]) -> None:
+    """Refuse distributions that are not over an environment's actions.
+
+    Args:
+        distribution: what a policy returned, ``(..., action)``.
+        space: the environment's.
+
+    Raises:
+        InputError: they are not.
+    """
+    check_kind(distribution)
+    made, continuous = distribution[0].shape[-1], isinstance(distribution, Gaussian)
+    if isinstance(space, Discrete):
+        fits = not continuous and made == space.n
+    else:
+        fits = continuous and space.shape == (made,)
+    if not fits:
+        kind = f"vectors of {made}" if continuous else f"one of {made} actions"
+        raise InputError(f"the policy's actions are {kind}; the environment takes {space}")

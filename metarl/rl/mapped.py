@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from metarl.errors import InputError, NonFiniteError
 from metarl.params import Params, from_module
+from metarl.rl.actions import check_kind
 from metarl.rl.distributions import Distribution
 
 Mapped = Callable[[Params, Tensor], Distribution]
@@ -25,7 +26,13 @@ def map_policy(policy: nn.Module, params: Params) -> Mapped:
         return mapped
     like = next(iter(params.values()))
     apply = from_module(policy, device=like.device, dtype=like.dtype)[1]
-    return torch.func.vmap(apply, randomness="different")
+
+    def act(own: Params, observations: Tensor) -> Distribution:
+        distribution: Distribution = apply(own, observations)
+        check_kind(distribution)  # which vmap would not say
+        return distribution
+
+    return torch.func.vmap(act, randomness="different")
 
 
 def _defines(policy: nn.Module, name: str, *, rather_than: str) -> bool:
@@ -56,7 +63,8 @@ def check_params(params: Params, tasks: int) -> None:
     for name, p in params.items():
         if len(p) != tasks:
             raise InputError(
-                f"parameter {name} is for {len(p)} tasks, but set_tasks was given {tasks}"
+                f"parameter {name} is for {len(p)} tasks, but set_tasks was given {tasks}: collect "
+                "takes parameters with a leading task dimension, as expand_params gives them"
             )
         if not torch.isfinite(p.sum()):
             finite = p.reshape(len(p), -1).isfinite().all(1)

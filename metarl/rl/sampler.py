@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metarl.checks import check_counts
-from metarl.errors import InputError
+from metarl.errors import InputError, first_line
 from metarl.params import Params
 from metarl.rl import vector
-from metarl.rl.actions import action_map
+from metarl.rl.actions import action_map, check_actions
 from metarl.rl.distributions import Distribution
-from metarl.rl.mapped import check_params, map_policy, one_by_one
+from metarl.rl.mapped import Mapped, check_params, map_policy, one_by_one
 from metarl.rl.noise import action_noise
 from metarl.rl.rollout import Rollout, empty_rollout, map_rollout
 from metarl.rl.stepping import run_episodes, run_lanes
@@ -120,7 +120,8 @@ class Sampler:
             seed: keys all noise, of actions and of starting states.
 
         Raises:
-            InputError: parameters of another number of tasks than `set_tasks` was given.
+            InputError: parameters of another number of tasks than `set_tasks` was given, or a
+                policy that does not fit the environment's spaces.
             NonFiniteError: parameters, an observation, an action or a reward is not finite, or too
                 many episodes are invalid.
             WorkerError: a worker process does not answer.
@@ -134,9 +135,7 @@ class Sampler:
         apply = map_policy(policy, params)
         apply = one_by_one(apply) if self.exact else apply
         firsts, total = self._groups()
-        with torch.inference_mode():
-            one = {name: p[:1] for name, p in params.items()}
-            like = apply(one, next(iter(one.values())).new_zeros(1, 1, self._observation_dim))
+        like = self._try(apply, params)
         out = empty_rollout(total, self.horizon, self._observation_dim, like)
         noise = action_noise(seed, out, self._block[0] * self.episodes)
         invalid = np.zeros(total, dtype=np.bool_)
@@ -168,6 +167,21 @@ class Sampler:
             dtype=like[0].dtype,
         )
 
+    def _try(self, apply: Mapped, params: Params) -> Distribution:
+        """What the policy says to one observation, of zeros."""
+        one = {name: p[:1] for name, p in params.items()}
+        zeros = next(iter(one.values())).new_zeros(1, 1, self._observation_dim)
+        try:
+            with torch.inference_mode():
+                distribution = apply(one, zeros)
+        except RuntimeError as error:
+            raise InputError(
+                f"the policy fails on observations of length {self._observation_dim}, which the "
+                f"environment gives: {first_line(error)}"
+            ) from error
+        check_actions(distribution, self.envs[0].single_action_space)
+        return distribution
+
     def _groups(self) -> tuple[list[int], int]:
         """First rows of the groups, ``i`` running on environment ``i % len(envs)``; their end."""
         firsts, row = [], 0
@@ -197,9 +211,7 @@ class Sampler:
             timeout=self.timeout,
         )
 
-    def _act(
-        self, apply: Callable[[Params, Tensor], Distribution], params: Params, rows: slice
-    ) -> Callable[[Tensor], Distribution]:
+    def _act(self, apply: Mapped, params: Params, rows: slice) -> Callable[[Tensor], Distribution]:
         """The policy of some rows, ``(row, feature) -> (row, action)``."""
         like = next(iter(params.values()))
         device, dtype = like.device, like.dtype
