@@ -1,5 +1,6 @@
 """Shipped runs: pruned into ``results/<group>/seed-<n>``, with their evaluations beside them."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +43,33 @@ def protocols(experiment: Experiment, group: str) -> dict[str, Any]:
 
 
 def ship(run: Path, group: str, root: Path) -> Path:
-    """Prune a finished run into ``results/<group>/seed-<n>`` and evaluate it there."""
+    """Prune a finished run, evaluate it, and put it into ``results/<group>/seed-<n>`` as a whole.
+
+    Raises:
+        InputError: that exists, or ``run`` is no run with a checkpoint.
+    """
     target = root / group / f"seed-{read_config(run)['seed']}"
-    prune_run(run, target)
-    evaluate_shipped(target)
+    if target.exists():
+        raise InputError(f"{target} exists; remove it first")
+    # Evaluating takes minutes, and what lacks its evaluations is not a shipped run.
+    unevaluated = root / group / f"unevaluated-{target.name}"
+    shutil.rmtree(unevaluated, ignore_errors=True)
+    prune_run(run, unevaluated)
+    _evaluate(unevaluated, target)
+    unevaluated.rename(target)
     return target
 
 
 def evaluate_shipped(path: Path) -> None:
     """Evaluate a shipped run by all its protocols, and keep what was found with it."""
-    loaded = load(path)
-    group = path.parent.name
+    _evaluate(path, path)
+
+
+def _evaluate(path: Path, shipped_as: Path) -> None:
+    loaded, group = load(path), path.parent.name
     for file, options in protocols(loaded.experiment, group).items():
         result = evaluate(loaded, options)
-        result["run"] = f"experiments/results/{group}/{path.name}"
+        result["run"] = f"experiments/results/{group}/{shipped_as.name}"
         write_json(path / file, result)
 
 

@@ -55,6 +55,26 @@ def test_shipped_run_is_small_and_checks(root: Path) -> None:
     assert check_run(run) == []
 
 
+def test_a_run_is_shipped_with_its_evaluation_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, root = train_small(tmp_path / "run"), tmp_path / "results"
+    with monkeypatch.context() as stopped:
+
+        def stop(*_: Any) -> Any:
+            raise KeyboardInterrupt
+
+        stopped.setattr(shipped, "evaluate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ship(run, "sinusoid", root)
+    assert shipped.shipped(root) == []
+    assert ship(run, "sinusoid", root) == root / "sinusoid" / "seed-0"
+    assert shipped.shipped(root) == [root / "sinusoid" / "seed-0"]
+    assert [path.name for path in (root / "sinusoid").iterdir()] == ["seed-0"]
+    with pytest.raises(InputError, match="exists; remove it first"):
+        ship(run, "sinusoid", root)
+
+
 @pytest.mark.parametrize(
     "change",
     ["mean", "ci95", "per_task", "10-shot", "20-shot", "tasks", "iteration", "params"],
