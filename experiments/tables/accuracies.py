@@ -7,7 +7,12 @@ import numpy as np
 from ..catalog import package_data
 from .rows import Groups, row, seeds_of, span, table
 
-ACCURACY_GROUPS = {"": "MAML", "-first-order": "first order", "-dense": "MAML, no convolutions"}
+ACCURACY_GROUPS = {
+    "": "MAML",
+    "-first-order": "first order",
+    "-dense": "MAML, no convolutions",
+    "-dense-first-order": "first order, no convolutions",
+}
 
 
 def accuracies(groups: Groups, *settings: str) -> str:
