@@ -13,7 +13,7 @@ from metarl.runs.files import replace, saving
 from metarl.runs.layout import EVALUATION
 
 from .evaluate import Loaded, evaluate, load
-from .evaluations import check_evaluation, digest
+from .evaluations import check_evaluation, digest, tasks_told
 from .plots.curves import Curve
 from .plots.page import page
 from .plots.style import Figure
@@ -57,7 +57,7 @@ def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Pa
         f"{experiment.name}: {', '.join(label for label, _ in runs)}",
         figures,
         [
-            ("What was run", [_made(label, one) for label, one in [(None, runs[0][1]), *runs]]),
+            ("What was run", _made(runs, curves)),
             ("After adaptation, mean and 95\u00a0% half-width", _rows(curves)),
         ],
         [
@@ -108,16 +108,16 @@ def labels(paths: Sequence[Path]) -> list[str]:
     raise InputError("RUN: a run is named twice")
 
 
-def _made(label: str | None, one: Loaded) -> list[str]:
-    """A row of what a run is; the names of the columns where there is no label."""
-    config = one.record.config
-    made = {
-        "preset": config["preset"],
-        "seed": config["seed"],
-        "checkpoint": f"iteration {one.record.snapshot.iteration}",
-        **{name: config["versions"].get(name, "–") for name in SHOWN_VERSIONS},
-    }
-    return ["run", *made] if label is None else [label, *map(str, made.values())]
+def _made(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[list[str]]:
+    """What each run is, and what it was evaluated on; the first row names the columns."""
+    rows = [["run", "preset", "seed", "checkpoint", "evaluated on", *SHOWN_VERSIONS]]
+    for (label, one), curve in zip(runs, curves, strict=True):
+        config = one.record.config
+        checkpoint = f"iteration {one.record.snapshot.iteration}"
+        versions = (config["versions"].get(name, "–") for name in SHOWN_VERSIONS)
+        made = (config["preset"], config["seed"], checkpoint, tasks_told(curve.evaluation))
+        rows.append([label, *map(str, made), *map(str, versions)])
+    return rows
 
 
 def _rows(curves: Sequence[Curve]) -> list[list[str]]:

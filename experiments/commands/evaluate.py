@@ -13,6 +13,7 @@ from metarl.runs import write_json
 from metarl.runs.layout import EVALUATION
 
 from ..evaluate import check_same_tasks, compare, default_file, evaluate, experiment_of, load
+from ..evaluations import tasks_told
 from ..options import parse, positionals
 from ..shipped import is_shipped
 from ..view import show_curve
@@ -97,7 +98,7 @@ def table(result: dict[str, Any]) -> str:
     """The evaluation as lines of text."""
     head = (
         f"{result['experiment']}  {result['run']}  iteration {result['iteration']}  "
-        f"{result['tasks']} tasks, seed {result['task_seed']}"
+        f"{tasks_told(result)}"
     )
     rows = [f"{'steps':>5} {result['metric']:>10} {'+-95 %':>10}"]
     for k, (mean, ci95) in enumerate(zip(result["mean"], result["ci95"], strict=True)):
