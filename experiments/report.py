@@ -12,6 +12,7 @@ from metarl.runs import read_json, write_json
 from metarl.runs.files import replace, saving
 from metarl.runs.layout import EVALUATION
 
+from .comparison import task_difference
 from .evaluate import Loaded, evaluate, load
 from .evaluations import check_evaluation, digest, tasks_told
 from .plots.curves import Curve
@@ -32,18 +33,13 @@ def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Pa
         device: to compute on, see `load`.
 
     Raises:
-        InputError: runs of different experiments, or no run.
+        InputError: runs of different experiments or environments, or no run.
         SaveError: the directory cannot be written.
     """
     named = zip(labels(paths), paths, strict=True)
     runs = [(label, load(path, device=device)) for label, path in named]
+    _check_one_page(runs)
     experiment = runs[0][1].experiment
-    for label, one in runs:
-        if one.experiment != experiment:
-            raise InputError(
-                f"RUN: {label} is of {one.experiment.name}, the first of {experiment.name}; "
-                "a page holds runs of one experiment"
-            )
     curves = [Curve(label, evaluation_of(one)) for label, one in runs]
     module = experiment.plots()
     loaded = [one for _, one in runs]
@@ -70,6 +66,21 @@ def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Pa
     )
     replace(out / "index.html", text.encode())
     return out / "index.html"
+
+
+def _check_one_page(runs: Sequence[tuple[str, Loaded]]) -> None:
+    """Refuse runs whose numbers mean different things: they would share an axis."""
+    first = runs[0][1]
+    options = first.experiment.configs().EvaluateOptions()
+    for label, one in runs:
+        if one.experiment != first.experiment:
+            raise InputError(
+                f"RUN: {label} is of {one.experiment.name}, the first of {first.experiment.name}; "
+                "a page holds runs of one experiment"
+            )
+        difference = task_difference(first, one, options)
+        if difference is not None:
+            raise InputError(f"RUN: {label}: {difference}; report them apart")
 
 
 def evaluation_of(loaded: Loaded) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from metarl.errors import InputError
 from metarl.runs import write_json
 from metarl.runs.layout import EVALUATION
 
-from ..evaluate import check_same_tasks, compare, default_file, evaluate, experiment_of, load
+from ..comparison import check_comparable, compare
+from ..evaluate import default_file, evaluate, experiment_of, load
 from ..evaluations import tasks_told
 from ..options import parse, positionals
 from ..shipped import is_shipped
@@ -60,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
     chosen = functools.partial(load, last=command.last, device=command.device)
     loaded, others = chosen(path), [chosen(Path(other)) for other in command.compare]
     for other in others:
-        check_same_tasks(loaded, other)
+        check_comparable(loaded, other, command.protocol)
     result = evaluate(loaded, command.protocol)
     print(table(result))
     if others:
