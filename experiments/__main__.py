@@ -32,7 +32,7 @@ HELP = """usage: metarl COMMAND ...
   metarl evaluate RUN [--tasks N] [--steps K] [--task-seed S] [--last] [--compare RUN ...]
                       [--out FILE.json] [--device D]
   metarl report RUN [RUN ...] [--out DIR] [--device D]
-  metarl render RUN [--out FILE.mp4|.gif] [--tasks N] [--steps K ...] [--device D]
+  metarl render RUN [--out FILE.mp4|.gif] [--tasks N] [--task-seed S] [--steps K ...] [--device D]
   metarl export RUN --out FILE.npz|.safetensors [--last]
   metarl check ENVIRONMENT
   metarl bench [NAME ...] [--repetitions N] [--out FILE.json]

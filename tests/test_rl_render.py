@@ -19,6 +19,7 @@ from walkers import Walker
 from metarl.errors import InputError
 from metarl.rl.distributions import Categorical, Distribution, Gaussian, sample
 from metarl.rl.noise import draw_noise
+from metarl_experiments.commands import render
 from metarl_experiments.episodes import learner_of, play
 from metarl_experiments.evaluate import load
 
@@ -127,6 +128,34 @@ def test_film_of_an_oracle_needs_step_0(tmp_path: Path, capfd: pytest.CaptureFix
     assert "--steps 1 3" in line
     assert "add --steps 0" in line
     assert not (run / "video.gif").exists()
+
+
+def test_tasks_of_a_film_are_chosen_as_those_of_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    succeed("train", "navigation", f"--out={run}", *TINY)
+
+    def filmed(*options: str) -> Any:
+        seen: list[Any] = []
+
+        def stop(_: Any, tasks: Any, *__: Any, **___: Any) -> None:
+            seen.extend(task["goal"].tolist() for task in tasks)
+            raise InputError("seen")
+
+        monkeypatch.setattr(render, "play", stop)
+        refuse(capfd, 2, "render", str(run), "--tasks=2", *options)
+        return seen
+
+    paper, far = filmed(), filmed("--task-range", "3", "4")
+    assert paper == filmed("--task-seed=paper") != filmed("--task-seed=0")
+    assert len(paper) == len(far) == 2
+    assert np.abs(paper).max() < 0.5
+    assert np.min(far) > 3
+    wide = ("--task-range", "3", "4")
+    assert far == filmed("--task-seed=0", *wide) != filmed("--task-seed=1", *wide)
+    line = refuse(capfd, 2, "render", str(run), "--task-seed=paper", "--task-range", "3", "4")
+    assert "--task-range" in line
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
