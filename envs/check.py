@@ -1,6 +1,7 @@
 """The check that an environment keeps the contract the sampler relies on."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -11,6 +12,12 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 _STEPS = 20
 _SEED = 123
+# The pickled state of gymnasium's EzPickle, its MuJoCo environments' base, is the constructor's
+# arguments.
+_KEEP_THE_TASK = (
+    'def __getstate__(self): return super().__getstate__() | {"task": self.task}; '
+    'def __setstate__(self, state): super().__setstate__(state); self.task = state["task"]'
+)
 
 Env = gymnasium.Env[Any, Any]
 
@@ -21,33 +28,44 @@ def check_task_env(env: Env) -> list[str]:
     Gymnasium's own checker runs first (its advice comes as Python warnings). Then: spaces the
     sampler takes; ``sample_tasks(n, rng)`` gives a list of dictionaries, from ``rng`` alone;
     ``task`` can be set, is what was set and survives reset; equal seeds, tasks and actions give
-    bit-equal episodes; everything is finite; returned observations are not overwritten later; a
-    pickled copy goes on as the original does; the first observation does not depend on the task
-    (an environment whose ``observe_task`` is true is exempt).
+    bit-equal episodes; everything is finite; returned observations are not overwritten later; the
+    first observation does not depend on the task (an environment whose ``observe_task`` is true is
+    exempt).
+
+    That a pickled copy goes on as the original does is advice, a Python warning too: training needs
+    none, since worker processes make their environments and are told the tasks; other programs may.
 
     Args:
-        env: the environment, wrapped or not; it is reset and stepped, not closed.
+        env: the environment, wrapped or not, ``task`` and ``sample_tasks`` its own or a wrapper's;
+            it is reset and stepped, not closed.
     """
     faults = list(_interface(env))
     if faults:
         return faults
-    checks = [_gymnasium, _spaces, _sampling, _setting, _determinism, _aliasing, _pickling]
-    if not getattr(env.unwrapped, "observe_task", False):
+    checks = [_gymnasium, _spaces, _sampling, _setting, _determinism, _aliasing]
+    if not (env.has_wrapper_attr("observe_task") and env.get_wrapper_attr("observe_task")):
         checks.append(_leak)
     for check in checks:
-        try:
-            faults += check(env)
-        except Exception as error:  # a check that cannot be finished is a fault of its own
-            what = check.__name__.strip("_")
-            faults.append(f"{what}: {type(error).__name__}: {error}")
+        faults += _found(check, env)
+    if not faults:
+        for text in _found(_pickling, env):
+            warnings.warn(f"pickling, which training does not need: {text}", stacklevel=2)
     return faults
 
 
+def _found(check: Callable[[Env], Iterator[str]], env: Env) -> list[str]:
+    try:
+        return list(check(env))
+    except Exception as error:  # a check that cannot be finished is a fault of its own
+        return [f"{check.__name__.strip('_')}: {type(error).__name__}: {error}"]
+
+
 def _interface(env: Env) -> Iterator[str]:
-    base = env.unwrapped
-    if not hasattr(base, "task"):
+    if not env.has_wrapper_attr("task"):
         yield "no attribute `task`: give the environment one that can be read and set"
-    if not callable(getattr(base, "sample_tasks", None)):
+    if not (
+        env.has_wrapper_attr("sample_tasks") and callable(env.get_wrapper_attr("sample_tasks"))
+    ):
         yield "no method `sample_tasks(n, rng)`: return a list of n tasks drawn from the generator"
 
 
@@ -152,15 +170,15 @@ def _pickling(env: Env) -> Iterator[str]:
     env.set_wrapper_attr("task", _draw(env)[0])
     env.reset(seed=_SEED)
     try:
-        # As a worker process would receive it.
+        # As another process would receive it.
         copy = ForkingPickler.loads(bytes(ForkingPickler.dumps(env)))
     except Exception as error:  # pickling fails with whatever the members raise
-        yield f"cannot be pickled ({error}): drop threads, windows and handles in __getstate__"
+        yield f"it fails ({error}): drop threads, windows and handles in __getstate__"
         return
-    if not data_equivalence(
-        copy.get_wrapper_attr("task"), env.get_wrapper_attr("task"), exact=True
-    ):
-        yield "a pickled copy has another task: keep the task in the pickled state"
+    held = env.get_wrapper_attr("task")
+    if not data_equivalence(copy.get_wrapper_attr("task"), held, exact=True):
+        yield f"a pickled copy has another task: {_KEEP_THE_TASK}"
+        copy.set_wrapper_attr("task", held)
     if not data_equivalence(_episode(copy), _episode(env), exact=True):
         yield "a pickled copy behaves differently: pickle all that reset and step depend on"
     copy.close()

@@ -1,6 +1,7 @@
 """The command `metarl`: finds the subcommand before anything heavy is imported."""
 
 import contextlib
+import ctypes.util
 import difflib
 import importlib
 import os
@@ -31,7 +32,7 @@ HELP = """usage: metarl COMMAND ...
   metarl evaluate RUN [--tasks N] [--steps K] [--task-seed S] [--last] [--compare RUN ...]
                       [--out FILE.json] [--device D]
   metarl report RUN [RUN ...] [--out DIR] [--device D]
-  metarl render RUN [--out FILE.mp4|.gif] [--tasks N] [--steps K ...] [--device D]
+  metarl render RUN [--out FILE.mp4|.gif] [--tasks N] [--task-seed S] [--steps K ...] [--device D]
   metarl export RUN --out FILE.npz|.safetensors [--last]
   metarl check ENVIRONMENT
   metarl bench [NAME ...] [--repetitions N] [--out FILE.json]
@@ -110,7 +111,20 @@ def _find_users_modules() -> None:
             sys.path.append(here)
 
 
+def _draw_without_display() -> None:
+    """Have MuJoCo draw by EGL where no screen is there and nobody chose.
+
+    By default it and gymnasium's environments try a window. EGL that is not installed would keep
+    even pictures that need no OpenGL from being drawn.
+    """
+    chosen = any(os.environ.get(name) for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"))
+    if sys.platform == "linux" and not chosen and ctypes.util.find_library("EGL"):
+        os.environ["MUJOCO_GL"] = "egl"
+
+
 def _run(command: str, argv: Sequence[str]) -> int:
+    if command == "render":
+        _draw_without_display()  # MuJoCo reads it once, when it is imported
     module = importlib.import_module(f".commands.{command}", __package__)
     status: int = module.run(argv)
     return status

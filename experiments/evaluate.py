@@ -1,4 +1,4 @@
-"""Evaluation of a run's checkpoint, and paired comparison of runs, as JSON."""
+"""Evaluation of a run's checkpoint, as JSON."""
 
 import math
 import re
@@ -6,10 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-import metarl
 from metarl.errors import InputError
 from metarl.runs import RunRecord, read_config, read_run
 from metarl.runs.faults import fault_point
@@ -21,12 +19,6 @@ from .machine import Machine, at_most_all_cores, resolve
 from .options import find_experiment
 from .state import put_params
 from .stored import stored
-
-RESAMPLES = 10_000
-# What tells the tasks of one seed apart; families write those that they have.
-TASK_VARIANTS = ("task", "physics", "ways", "shots")
-# What evaluations do not say and makes other tasks or other returns; families have some of them.
-TASK_SETTINGS = ("dataset", "rotate", "env.id", "env.horizon", "env.sparse")
 
 
 class Loaded(NamedTuple):
@@ -120,73 +112,6 @@ def finite_or_null(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite_or_null(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def check_same_tasks(one: Loaded, other: Loaded) -> None:
-    """Refuse to compare runs whose tasks are made otherwise, whatever they are drawn with.
-
-    Raises:
-        InputError: naming the difference.
-    """
-    path, beside = other.record.path, one.record.path
-    if other.experiment != one.experiment:
-        raise InputError(
-            f"--compare {path}: is a run of {other.experiment.name}, {beside} of "
-            f"{one.experiment.name}"
-        )
-    theirs, ours = _task_settings(other.config), _task_settings(one.config)
-    for name, value in theirs.items():
-        if value != ours[name]:
-            raise InputError(
-                f"--compare {path}: {name} is {value}, that of {beside} is {ours[name]}"
-            )
-
-
-def _task_settings(config: Any) -> dict[str, Any]:
-    values = asdict(config)
-    values |= {f"env.{name}": value for name, value in values.get("env", {}).items()}
-    return {name: values[name] for name in TASK_SETTINGS if name in values}
-
-
-def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Paired difference ``one - other`` of the means over the same tasks, by bootstrap.
-
-    Returns:
-        ``mean`` and ``low``, ``high`` (percentiles 2.5 and 97.5 of `RESAMPLES` resamples over
-        tasks) after each number of steps that both have.
-
-    Raises:
-        InputError: the evaluations are not of the same tasks.
-    """
-    for name in ("experiment", "metric", "task_seed", "tasks"):
-        if one[name] != other[name]:
-            raise InputError(
-                f"--compare {other['run']}: {name} is {other[name]}, that of {one['run']} is "
-                f"{one[name]}"
-            )
-    # One seed draws other tasks where runs have other ranges, physics, ways or shots.
-    for name in TASK_VARIANTS:
-        if one["variants"].get(name) != other["variants"].get(name):
-            raise InputError(
-                f"--compare {other['run']}: its tasks are not those of {one['run']}: {name} differs"
-            )
-    steps = min(one["steps"], other["steps"])
-    ours, theirs = (np.asarray(e["per_task"][: steps + 1], dtype=float) for e in (one, other))
-    difference = ours - theirs
-    rng = metarl.stream(0, "bootstrap")
-    tasks = difference.shape[1]
-    weights = rng.multinomial(tasks, np.full(tasks, 1 / tasks), RESAMPLES) / tasks
-    with np.errstate(all="ignore"):
-        low, high = np.percentile(weights @ difference.T, (2.5, 97.5), axis=0)
-    value = {
-        "run": other["run"],
-        "iteration": other["iteration"],
-        "mean": difference.mean(1).tolist(),
-        "low": low.tolist(),
-        "high": high.tolist(),
-    }
-    finite: dict[str, Any] = finite_or_null(value)
-    return finite
 
 
 def default_file(path: Path, options: Any, *, last: bool, compared: bool) -> Path:

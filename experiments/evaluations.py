@@ -37,6 +37,15 @@ def digest(params: Mapping[str, Tensor]) -> str:
     return found.hexdigest()[:16]
 
 
+def tasks_told(value: Mapping[str, Any]) -> str:
+    """The tasks of an evaluation in words: how many, and where they come from."""
+    if value["task_seed"] == "paper":
+        return f"{value['tasks']} tasks, the paper's goals"
+    told = f"{value['tasks']} tasks, seed {value['task_seed']}"
+    task_range = value["variants"].get("task_range")
+    return told if task_range is None else f"{told}, range {task_range}"
+
+
 def check_evaluation(value: Mapping[str, Any], experiment: str, path: Path) -> None:
     """Refuse an evaluation that is partial, of another experiment, or not of its own tasks.
 

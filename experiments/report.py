@@ -12,8 +12,9 @@ from metarl.runs import read_json, write_json
 from metarl.runs.files import replace, saving
 from metarl.runs.layout import EVALUATION
 
+from .comparison import task_difference
 from .evaluate import Loaded, evaluate, load
-from .evaluations import check_evaluation, digest
+from .evaluations import check_evaluation, digest, tasks_told
 from .plots.curves import Curve
 from .plots.page import page
 from .plots.style import Figure
@@ -32,18 +33,13 @@ def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Pa
         device: to compute on, see `load`.
 
     Raises:
-        InputError: runs of different experiments, or no run.
+        InputError: runs of different experiments or environments, or no run.
         SaveError: the directory cannot be written.
     """
     named = zip(labels(paths), paths, strict=True)
     runs = [(label, load(path, device=device)) for label, path in named]
+    _check_one_page(runs)
     experiment = runs[0][1].experiment
-    for label, one in runs:
-        if one.experiment != experiment:
-            raise InputError(
-                f"RUN: {label} is of {one.experiment.name}, the first of {experiment.name}; "
-                "a page holds runs of one experiment"
-            )
     curves = [Curve(label, evaluation_of(one)) for label, one in runs]
     module = experiment.plots()
     loaded = [one for _, one in runs]
@@ -57,7 +53,7 @@ def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Pa
         f"{experiment.name}: {', '.join(label for label, _ in runs)}",
         figures,
         [
-            ("What was run", [_made(label, one) for label, one in [(None, runs[0][1]), *runs]]),
+            ("What was run", _made(runs, curves)),
             ("After adaptation, mean and 95\u00a0% half-width", _rows(curves)),
         ],
         [
@@ -70,6 +66,21 @@ def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Pa
     )
     replace(out / "index.html", text.encode())
     return out / "index.html"
+
+
+def _check_one_page(runs: Sequence[tuple[str, Loaded]]) -> None:
+    """Refuse runs whose numbers mean different things: they would share an axis."""
+    first = runs[0][1]
+    options = first.experiment.configs().EvaluateOptions()
+    for label, one in runs:
+        if one.experiment != first.experiment:
+            raise InputError(
+                f"RUN: {label} is of {one.experiment.name}, the first of {first.experiment.name}; "
+                "a page holds runs of one experiment"
+            )
+        difference = task_difference(first, one, options)
+        if difference is not None:
+            raise InputError(f"RUN: {label}: {difference}; report them apart")
 
 
 def evaluation_of(loaded: Loaded) -> dict[str, Any]:
@@ -108,16 +119,16 @@ def labels(paths: Sequence[Path]) -> list[str]:
     raise InputError("RUN: a run is named twice")
 
 
-def _made(label: str | None, one: Loaded) -> list[str]:
-    """A row of what a run is; the names of the columns where there is no label."""
-    config = one.record.config
-    made = {
-        "preset": config["preset"],
-        "seed": config["seed"],
-        "checkpoint": f"iteration {one.record.snapshot.iteration}",
-        **{name: config["versions"].get(name, "–") for name in SHOWN_VERSIONS},
-    }
-    return ["run", *made] if label is None else [label, *map(str, made.values())]
+def _made(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[list[str]]:
+    """What each run is, and what it was evaluated on; the first row names the columns."""
+    rows = [["run", "preset", "seed", "checkpoint", "evaluated on", *SHOWN_VERSIONS]]
+    for (label, one), curve in zip(runs, curves, strict=True):
+        config = one.record.config
+        checkpoint = f"iteration {one.record.snapshot.iteration}"
+        versions = (config["versions"].get(name, "–") for name in SHOWN_VERSIONS)
+        made = (config["preset"], config["seed"], checkpoint, tasks_told(curve.evaluation))
+        rows.append([label, *map(str, made), *map(str, versions)])
+    return rows
 
 
 def _rows(curves: Sequence[Curve]) -> list[list[str]]:

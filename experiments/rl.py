@@ -259,4 +259,4 @@ class PolicyLearner:
         steps, episodes = steps_and_episodes(self.config, options)
         sampler = self.sampler(len(tasks), episodes)
         collected = self.adapt(params, sampler, tasks, steps, rollout_seed(drawn))
-        return evaluation(self.config.env, tasks, drawn, episodes, collected)
+        return evaluation(self.config.env, options, tasks, drawn, episodes, collected)

@@ -33,11 +33,11 @@ def shipped(root: Path) -> list[Path]:
 def protocols(experiment: Experiment, group: str) -> dict[str, Any]:
     """File -> options of the evaluations that are shipped of a group's runs.
 
-    What is measured on the paper's goals is measured on other tasks too, for the best preset.
+    Policies of the best preset are measured on other tasks than the paper's goals too.
     """
     options = experiment.configs().EvaluateOptions
     found = {EVALUATION: options()}
-    if found[EVALUATION].task_seed == "paper" and group == experiment.name:
+    if experiment.family == "rl" and group == experiment.name:
         found[HELD_OUT] = options(tasks=200, task_seed=0)
     return found
 

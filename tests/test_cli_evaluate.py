@@ -18,8 +18,9 @@ from metarl.runs import read_config
 from metarl_experiments import shipped
 from metarl_experiments.__main__ import main
 from metarl_experiments.catalog import EXPERIMENTS
+from metarl_experiments.comparison import check_comparable, compare
 from metarl_experiments.configs.rl import EnvConfig
-from metarl_experiments.evaluate import FIELDS, check_same_tasks, compare
+from metarl_experiments.evaluations import FIELDS
 from metarl_experiments.plots.style import COLOURS, PALETTES
 
 
@@ -159,23 +160,57 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "again": ("--env.horizon=9", "--seed=5", "--hidden", "4"),
         "long": ("--env.horizon=11",),
         "sparse": ("--env.horizon=9", "--env.sparse"),
+        "wide": ("--env.horizon=9", "--env.task-range", "2", "3"),
     }
     for name, own in options.items():
         succeed("train", "navigation", f"--out={top / name}", *shared, *own)
     return top
 
 
+FEW = ("--tasks=2", "--steps=1", "--episodes=2")
+
+
 @pytest.mark.parametrize(
-    ("other", "naming"), [("long", "env.horizon is 11"), ("sparse", "env.sparse is True")]
+    ("other", "naming"),
+    [
+        ("long", "env.horizon is 11"),
+        ("sparse", "env.sparse is True"),
+        ("wide", "env.task_range is (2.0, 3.0)"),
+    ],
 )
 def test_returns_of_other_episodes_are_not_compared(
     walks: Path, other: str, naming: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    few = ("--tasks=2", "--steps=1", "--episodes=2")
-    assert naming in refuse(
-        capfd, 2, "evaluate", str(walks / "plain"), *few, "--compare", str(walks / other)
+    plain = str(walks / "plain")
+    # Before anything is evaluated: the table is not printed.
+    line = refuse(capfd, 2, "evaluate", plain, *FEW, "--compare", str(walks / other))
+    assert naming in line
+    assert line.endswith("add --task-range LOW HIGH") is (other == "wide")
+    line = refuse(capfd, 2, "report", plain, str(walks / other), f"--out={walks / 'page'}")
+    assert f"RUN: {other}: {naming}" in line
+    assert not (walks / "page").exists()
+    assert not (walks / "plain" / "evaluation.json").exists()
+
+
+def test_runs_on_other_ranges_compare_where_the_protocol_gives_one(
+    walks: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    two = (str(walks / "plain"), *FEW, "--compare", str(walks / "wide"))
+    succeed("evaluate", *two, "--task-range", "0", "1")
+    assert "2 tasks, seed 0, range [0.0, 1.0]" in capfd.readouterr().out
+    succeed("evaluate", *two, "--task-seed=paper")
+    assert "2 tasks, the paper's goals" in capfd.readouterr().out
+    succeed("evaluate", str(walks / "plain"), *FEW, "--compare", str(walks / "again"))
+
+
+def test_table_and_page_say_which_tasks(walks: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    succeed("evaluate", str(walks / "wide"))
+    assert "40 tasks, seed 0, range [2.0, 3.0]" in capfd.readouterr().out
+    succeed("report", str(walks / "wide"))
+    assert (
+        "40 tasks, seed 0, range [2.0, 3.0]"
+        in (walks / "wide" / "report" / "index.html").read_text()
     )
-    succeed("evaluate", str(walks / "plain"), *few, "--compare", str(walks / "again"))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +218,10 @@ def test_returns_of_other_episodes_are_not_compared(
     [
         ("maml", {"env": EnvConfig(horizon=7)}, "env.horizon"),
         ("maml", {"env": EnvConfig("another:Task-v0")}, "env.id"),
+        ("maml", {"env": EnvConfig(physics="gym")}, "env.physics"),
         ("omniglot", {"rotate": False}, "rotate"),
+        ("omniglot", {"ways": 3}, "ways"),
+        ("omniglot", {"shots": 3}, "shots"),
         ("omniglot", {"dataset": "mini-imagenet"}, "dataset"),
     ],
 )
@@ -197,9 +235,21 @@ def test_what_tells_the_tasks_of_two_runs_apart(
         record = SimpleNamespace(path=Path(name))
         return SimpleNamespace(experiment=experiment, record=record, config=config)
 
-    check_same_tasks(loaded("one", config), loaded("two", replace(config, lr=0.5)))
+    options = experiment.configs().EvaluateOptions()
+    check_comparable(loaded("one", config), loaded("two", replace(config, lr=0.5)), options)
     with pytest.raises(InputError, match=rf"--compare two: {naming} is .*, that of one is "):
-        check_same_tasks(loaded("one", config), loaded("two", replace(config, **other)))
+        check_comparable(loaded("one", config), loaded("two", replace(config, **other)), options)
+
+
+def test_what_a_sinusoid_was_trained_on_does_not_tell_its_tests_apart() -> None:
+    """Those have the shots of the protocol."""
+    experiment = EXPERIMENTS["sinusoid"]
+    config = experiment.configs().Config()
+    one, other = (
+        SimpleNamespace(experiment=experiment, record=SimpleNamespace(path=Path("x")), config=c)
+        for c in (config, replace(config, shots=3))
+    )
+    check_comparable(one, other, experiment.configs().EvaluateOptions())  # type: ignore[arg-type]
 
 
 def test_missing_numbers_are_null() -> None:

@@ -1,5 +1,6 @@
 """The command itself: what is found before anything heavy, and bad input in one line."""
 
+import os
 import subprocess
 import sys
 import time
@@ -64,6 +65,35 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert "usage: metarl" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere windows need no display server")
+@pytest.mark.parametrize(
+    ("command", "given", "library", "chosen"),
+    [
+        ("render", {}, "libEGL.so.1", "egl"),
+        ("render", {"DISPLAY": ":0"}, "libEGL.so.1", None),
+        ("render", {"WAYLAND_DISPLAY": "wayland-0"}, "libEGL.so.1", None),
+        ("render", {"MUJOCO_GL": "osmesa"}, "libEGL.so.1", "osmesa"),
+        ("render", {}, None, None),
+        ("evaluate", {}, "libEGL.so.1", None),
+    ],
+)
+def test_films_are_drawn_without_a_display(
+    command: str,
+    given: dict[str, str],
+    library: str | None,
+    chosen: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("ctypes.util.find_library", lambda _: library)
+    assert main([command, "--help"]) == 0
+    assert os.environ.get("MUJOCO_GL") == chosen
 
 
 def test_help_of_an_experiment_documents_its_fields(capsys: pytest.CaptureFixture[str]) -> None:

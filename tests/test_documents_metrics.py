@@ -19,7 +19,7 @@ IMAGES = ["--compile=off", "--net=dense", "--iterations=1", "--meta-batch=2", "-
 RUNS = [
     ("sinusoid", SMALL),
     ("navigation", [*POLICY, "--update=trpo"]),
-    ("navigation", [*POLICY, "--update=promp"]),
+    ("navigation", [*POLICY, "--update=promp", "--env.task-range", "0", "1"]),
     ("navigation", [*POLICY, "--update=adam"]),
     ("omniglot", [*IMAGES, "--validation-tasks=2"]),
 ]

@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
+from gymnasium.utils import EzPickle
 from gymnasium.utils.env_checker import check_env
 
 from metarl_envs import WORLDS, check_task_env
@@ -110,8 +111,34 @@ class Unpicklable(Walk):
 
 
 class Amnesiac(Walk):
+    def __init__(self) -> None:
+        self.sign = 1.0
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, self.sign * reward, *rest
+
     def __getstate__(self) -> Any:
-        return {}
+        return {"sign": -1.0, "task": self.task}
+
+
+class Rebuilt(EzPickle, Walk):
+    """As gymnasium's MuJoCo environments: pickled as the arguments of the constructor."""
+
+    def __init__(self) -> None:
+        EzPickle.__init__(self)
+        self.task = {"direction": 7.0}
+
+
+class Kept(Rebuilt):
+    """With the two lines that the advice has."""
+
+    def __getstate__(self) -> Any:
+        return super().__getstate__() | {"task": self.task}
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self.task = state["task"]
 
 
 class Leaking(Walk):
@@ -148,6 +175,73 @@ def test_a_sound_environment_passes() -> None:
     assert check_task_env(Walk()) == []
 
 
+class Tasks(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Task, distribution and reward on top of an environment that has none of them."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.task: Any = {"direction": 1.0}
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> list[Any]:
+        return [{"direction": float(rng.choice([-1.0, 1.0]))} for _ in range(n)]
+
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = self.env.step(action)
+        return observation, self.task["direction"] * float(observation[0]), *rest
+
+
+class Telling(Tasks):
+    """Shows the task in the observation."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, info = self.env.reset(**kwargs)
+        return observation + np.float32(self.task["direction"]), info
+
+
+class Oracle(Telling):
+    observe_task = True
+
+
+class Taskless(gymnasium.Env[Any, Any]):
+    """What there is to wrap."""
+
+    observation_space = Box(-100.0, 100.0, (1,), np.float32)
+    action_space: gymnasium.Space[Any] = Discrete(2)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.x = np.zeros(1, np.float32)
+        return self.x.copy(), {}
+
+    def step(self, action: Any) -> Any:
+        self.x += np.float32(0.2 * action - 0.1)
+        return self.x.copy(), 0.0, False, False, {}
+
+
+def test_tasks_may_be_a_wrappers() -> None:
+    assert check_task_env(gymnasium.wrappers.TimeLimit(Tasks(Taskless()), 10)) == []
+    (fault,) = check_task_env(gymnasium.wrappers.TimeLimit(Telling(Taskless()), 10))
+    assert "depends on the task" in fault
+    assert len(check_task_env(gymnasium.wrappers.TimeLimit(Taskless(), 10))) == 2
+    assert check_task_env(gymnasium.wrappers.TimeLimit(Oracle(Taskless()), 10)) == []
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        (Unpicklable, "it fails"),
+        (Amnesiac, "behaves differently"),
+        (Rebuilt, r"another task: def __getstate__\(self\): return super\(\).__getstate__\(\) \| "),
+    ],
+)
+def test_pickling_is_advice(env: Any, words: str) -> None:
+    """Training works without, in this process and in workers."""
+    with pytest.warns(UserWarning, match=f"which training does not need: .*{words}") as told:
+        assert check_task_env(env()) == []
+    assert len(told) == 1
+    assert check_task_env(Kept()) == []
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
@@ -159,8 +253,6 @@ def test_a_sound_environment_passes() -> None:
         (Nondeterministic, "different episodes"),
         (Remembering, "different episodes"),
         (Aliasing, "return a copy"),
-        (Unpicklable, "cannot be pickled"),
-        (Amnesiac, "pickled copy"),
         (Leaking, "depends on the task"),
         (NotFinite, "not finite"),
         (Nested, "action_space"),

@@ -71,10 +71,11 @@ def page(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("report")
     other = shutil.copytree(trained, top / "two")
     told = json.loads((trained / "evaluation.json").read_text())
-    for group, mean in (("navigation", [-9.0] * 5), ("navigation-oracle", [-2.5])):
+    for group, mean, episodes in (("navigation", [-9.0] * 5, 2), ("navigation-oracle", [-2.5], 7)):
         seed = top / "results" / group / "seed-0"
         seed.mkdir(parents=True)
         value = told | {"mean": mean, "ci95": [0.1] * len(mean), "steps": len(mean) - 1}
+        value["variants"] = told["variants"] | {"episodes": episodes}
         (seed / "evaluation.json").write_text(json.dumps(value))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "ROOT", top / "results")
@@ -92,6 +93,8 @@ def test_page_of_navigation(page: Path) -> None:
     text = (page / "index.html").read_text()
     assert text.count("data:image/png;base64,") == 2 * len(names)
     assert re.findall(r'(?:src|href|srcset)="(?!data:)', text) == []
+    assert "one: 2, two: 2, MAML (shipped): 2, oracle (shipped): 7" in text
+    assert text.count("<td>40 tasks, the paper&#x27;s goals</td>") == 2
     assert "environment card: Navigation2D" in text
     assert "## Rewards" in text
 

@@ -129,6 +129,24 @@ def test_sizes_that_are_too_large_together(sizes: dict[str, Any], naming: str) -
         check_ranges(kind(**sizes.get("evaluate", sizes)))
 
 
+@pytest.mark.parametrize(
+    ("values", "naming"),
+    [
+        (EvaluateOptions(tasks=0), "--tasks"),
+        (EvaluateOptions(episodes=0), "--episodes"),
+        (EvaluateOptions(steps=-1), "--steps"),
+        (Config(patience=0), "--patience"),
+        (Config(evaluation_lr=-1.0), "--evaluation-lr"),
+        (Config(inner_gae_lambda=1.5), "--inner-gae-lambda"),
+        (Config(best_reward=1e20), "--best-reward"),
+        (Config(hidden=(8, 0)), "--hidden"),
+    ],
+)
+def test_ranges_of_options_that_may_be_left_out(values: Any, naming: str) -> None:
+    with pytest.raises(ValueError, match=f"^{naming}: must be "):
+        check_ranges(values)
+
+
 def test_sizes_of_every_preset_and_of_large_evaluations_pass() -> None:
     for experiment in EXPERIMENTS.values():
         for preset in experiment.presets():

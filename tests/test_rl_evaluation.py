@@ -154,9 +154,33 @@ def test_protocols() -> None:
     inside = replace(OPTIONS, task_range=(0.1, 0.2), steps=0)
     goals = np.array(learner.evaluate(state.params, inside).variants["task"]["goal"])
     assert goals.shape == (3, 2)
-    for bad in (EvaluateOptions(tasks=41), EvaluateOptions(task_range=(0.0, 1.0))):
-        with pytest.raises(InputError, match="--task-seed 0"):
+    for bad in (EvaluateOptions(tasks=41), EvaluateOptions(task_range=(0, 1), task_seed="paper")):
+        with pytest.raises(InputError, match="--task-seed"):
             learner.evaluate(state.params, bad)
+
+
+def test_tasks_come_from_the_range_that_was_trained_on() -> None:
+    """Unless they are asked for, the paper's goals are no test of a run on another range."""
+
+    def drawn(env: EnvConfig, **options: Any) -> tuple[int | str, int, float]:
+        learner = PolicyLearner(replace(SMALL, env=env), DOUBLE)
+        tasks, seed = learner.test_tasks(EvaluateOptions(**options))
+        return seed, len(tasks), max(float(abs(task["goal"]).max()) for task in tasks)
+
+    wide = replace(SMALL.env, task_range=(3.0, 4.0))
+    assert drawn(SMALL.env)[:2] == ("paper", 40)
+    assert drawn(SMALL.env)[2] < 0.5
+    seed, count, farthest = drawn(wide)
+    assert (seed, count) == (0, 40)
+    assert 3 < farthest < 4
+    assert drawn(wide, task_seed="paper") == drawn(SMALL.env)
+    seed, count, farthest = drawn(SMALL.env, task_range=(8.0, 9.0), tasks=3)
+    assert (seed, count) == (0, 3)
+    assert 8 < farthest < 9
+    assert drawn(wide, task_seed=5)[0] == 5
+    goalless = PolicyLearner(replace(SMALL, env=EnvConfig("metarl/AntGoal-v0")), DOUBLE)
+    with pytest.raises(InputError, match="--task-seed paper: the paper has no goals"):
+        goalless.test_tasks(EvaluateOptions(task_seed="paper"))
 
 
 @pytest.mark.parametrize(

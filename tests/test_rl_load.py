@@ -340,7 +340,7 @@ def test_config_of_another_version(
 def test_what_does_not_fit_is_named(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
         metarl.rl.load(tmp_path)
-    with pytest.raises(InputError, match=r"no policy .*sinusoid"):
+    with pytest.raises(InputError, match=r"is a run of sinusoid; metarl\.rl\.load takes policies"):
         metarl.rl.load(train_small(tmp_path / "sinusoid"))
     metapolicy = metarl.rl.load(runs / "plain")
     unset, mixed, resetting = navigation(2), navigation(2), SyncVectorEnv([NoTask] * 2)

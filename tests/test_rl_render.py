@@ -1,19 +1,25 @@
 """Episodes with pictures of policies over discrete actions, and the noise that draws actions."""
 
+import gc
+import sys
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 import torch
 from commands import refuse, succeed
+from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 from PIL import Image
 from walkers import Walker
 
+from metarl.errors import InputError
 from metarl.rl.distributions import Categorical, Distribution, Gaussian, sample
 from metarl.rl.noise import draw_noise
+from metarl_experiments.commands import render
 from metarl_experiments.episodes import learner_of, play
 from metarl_experiments.evaluate import load
 
@@ -52,6 +58,69 @@ def test_film_of_discrete_actions(tmp_path: Path, capsys: Any) -> None:
     assert isinstance(learner_of(loaded).policy(torch.zeros(1, 2)), Categorical)
 
 
+@pytest.fixture(scope="module")
+def choice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("choice") / "run"
+    succeed("train", "maml", f"--out={run}", *TINY, "--env.id=PicturedChoice-v0")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (mujoco.FatalError("an OpenGL platform library has not been loaded"), "MUJOCO_GL=egl"),
+        (ImportError("Cannot initialize a EGL device display."), "MUJOCO_GL=egl"),
+        (AttributeError("'NoneType' object has no attribute 'glGetError'"), "MUJOCO_GL=egl"),
+        (DependencyNotInstalled('run `pip install "x[y]"`'), 'pictures: run `pip install "x[y]"`'),
+        (ImportError("No module named 'pygame'"), "pictures: No module named 'pygame'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(
+    choice: Path,
+    error: Exception,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def render(_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(PicturedWalker, "render", render)
+    line = refuse(capfd, 2, "render", str(choice), f"--out={choice / 'film.gif'}", "--tasks=1")
+    assert line.startswith("metarl render: no pictures: ")
+    assert words in line
+    assert ("MUJOCO_GL" in line) is ("MUJOCO_GL" in words)
+    assert not (choice / "film.gif").exists()
+
+
+def test_a_users_mistake_in_render_is_not_hidden(
+    choice: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def render(_: Any) -> None:
+        raise KeyError("angle")
+
+    monkeypatch.setattr(PicturedWalker, "render", render)
+    with pytest.raises(KeyError):
+        play(load(choice), [{"slope": 0.5}], (0,), seed=0, stride=1)
+
+
+def test_half_made_viewers_go_in_silence(choice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Viewer:
+        def __init__(self) -> None:
+            raise ImportError("no EGL")
+
+        def __del__(self) -> None:
+            raise AttributeError("opengl_context")
+
+    seen: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    monkeypatch.setattr(PicturedWalker, "render", lambda _: Viewer())
+    with pytest.raises(InputError, match="no EGL"):
+        play(load(choice), [{"slope": 0.5}], (0,), seed=0, stride=1)
+    gc.collect()
+    assert seen == []
+
+
 def test_film_of_an_oracle_needs_step_0(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     succeed("train", "navigation", f"--out={run}", *TINY, "--inner-steps=0", "--observe-task")
@@ -59,6 +128,34 @@ def test_film_of_an_oracle_needs_step_0(tmp_path: Path, capfd: pytest.CaptureFix
     assert "--steps 1 3" in line
     assert "add --steps 0" in line
     assert not (run / "video.gif").exists()
+
+
+def test_tasks_of_a_film_are_chosen_as_those_of_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    succeed("train", "navigation", f"--out={run}", *TINY)
+
+    def filmed(*options: str) -> Any:
+        seen: list[Any] = []
+
+        def stop(_: Any, tasks: Any, *__: Any, **___: Any) -> None:
+            seen.extend(task["goal"].tolist() for task in tasks)
+            raise InputError("seen")
+
+        monkeypatch.setattr(render, "play", stop)
+        refuse(capfd, 2, "render", str(run), "--tasks=2", *options)
+        return seen
+
+    paper, far = filmed(), filmed("--task-range", "3", "4")
+    assert paper == filmed("--task-seed=paper") != filmed("--task-seed=0")
+    assert len(paper) == len(far) == 2
+    assert np.abs(paper).max() < 0.5
+    assert np.min(far) > 3
+    wide = ("--task-range", "3", "4")
+    assert far == filmed("--task-seed=0", *wide) != filmed("--task-seed=1", *wide)
+    line = refuse(capfd, 2, "render", str(run), "--task-seed=paper", "--task-range", "3", "4")
+    assert "--task-range" in line
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -27,7 +27,7 @@ from metarl.rl import (
 class Args:
     """What to train on, and how."""
 
-    env_id: str = "metarl/Navigation2D-v0"  # the environment
+    env_id: str = "metarl/Navigation2D-v0"  # one of metarl's own environments
     horizon: int = 100  # steps of an episode
     iterations: int = 50  # meta-updates
     meta_batch: int = 20  # tasks in each
@@ -43,7 +43,8 @@ class Args:
 args = tyro.cli(Args)
 torch.set_num_threads(1)  # the physics has threads of its own
 
-# Every row of the vector environment is one episode of one task.
+# Every row of the vector environment is one episode of one task. Environments of one's own take no
+# horizon here and need AutoresetMode.DISABLED: docs/writing.md has their line.
 rows = args.meta_batch * args.episodes
 envs = gymnasium.make_vec(args.env_id, num_envs=rows, horizon=args.horizon)
 sampler = Sampler(envs, episodes=args.episodes, horizon=args.horizon)

@@ -12,7 +12,9 @@ from metarl.errors import InputError
 from metarl.runs import write_json
 from metarl.runs.layout import EVALUATION
 
-from ..evaluate import check_same_tasks, compare, default_file, evaluate, experiment_of, load
+from ..comparison import check_comparable, compare
+from ..evaluate import default_file, evaluate, experiment_of, load
+from ..evaluations import tasks_told
 from ..options import parse, positionals
 from ..shipped import is_shipped
 from ..view import show_curve
@@ -59,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
     chosen = functools.partial(load, last=command.last, device=command.device)
     loaded, others = chosen(path), [chosen(Path(other)) for other in command.compare]
     for other in others:
-        check_same_tasks(loaded, other)
+        check_comparable(loaded, other, command.protocol)
     result = evaluate(loaded, command.protocol)
     print(table(result))
     if others:
@@ -97,7 +99,7 @@ def table(result: dict[str, Any]) -> str:
     """The evaluation as lines of text."""
     head = (
         f"{result['experiment']}  {result['run']}  iteration {result['iteration']}  "
-        f"{result['tasks']} tasks, seed {result['task_seed']}"
+        f"{tasks_told(result)}"
     )
     rows = [f"{'steps':>5} {result['metric']:>10} {'+-95 %':>10}"]
     for k, (mean, ci95) in enumerate(zip(result["mean"], result["ci95"], strict=True)):

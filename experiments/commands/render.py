@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from metarl.errors import InputError
 
 from ..configs.bounds import Range
+from ..configs.rl import EvaluateOptions
 from ..environments import NAVIGATION
 from ..episodes import learner_of, play, spread_tasks
 from ..evaluate import load
@@ -31,6 +32,9 @@ class RenderCommand:
         out: file that ends in .mp4 or .gif; video.gif in the run by default.
         tasks: held-out tasks, spread over the task distribution.
         steps: numbers of gradient steps, a column each; 0 is the policy before adaptation.
+        task_seed: paper for the paper's goals, or a number for fresh tasks; as metarl evaluate has
+            it by default.
+        task_range: low and high of the task distribution, for fresh tasks; the run's by default.
         seed: of the episodes.
         last: take the last checkpoint, not the best by validation.
         device: auto, cpu, cuda, cuda:N or mps; by default the run's own, or cpu where that is not
@@ -40,6 +44,8 @@ class RenderCommand:
     out: str | None = None
     tasks: Annotated[int, Range(1, 8)] = 3
     steps: tuple[Annotated[int, Range(0, 100)], ...] = STEPS
+    task_seed: int | Literal["paper"] | None = None
+    task_range: tuple[float, float] | None = None
     seed: Annotated[int, Range(0, 2**31)] = 0
     last: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     device: str | None = None
@@ -67,7 +73,8 @@ def run(argv: Sequence[str]) -> int:
     if not steps:
         asked = " ".join(map(str, command.steps))
         raise InputError(f"--steps {asked}: {path} is told its task, takes none; add --steps 0")
-    tasks = spread_tasks(learner, command.tasks, loaded.experiment.configs().EvaluateOptions())
+    drawn = EvaluateOptions(task_seed=command.task_seed, task_range=command.task_range)
+    tasks = spread_tasks(learner, command.tasks, drawn)
     fps, stride = _rate(learner.sampler(1, 1).envs[0].metadata.get("render_fps"), out.suffix)
     grid = play(loaded, tasks, steps, seed=command.seed, stride=stride)
     columns = ["before" if k == 0 else f"after {k} step{'s' * (k > 1)}" for k in steps]

@@ -1,6 +1,7 @@
 """Ranges of option values, written beside the field as ``Annotated[int, Range(1, 10)]``."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -77,9 +78,7 @@ def check_ranges(config: Any, *path: str) -> None:
         if is_dataclass(value):
             check_ranges(value, *here)
             continue
-        hint = hints[field.name]
-        element = get_args(hint)[0] if get_origin(hint) is tuple else hint
-        limits = [m for m in getattr(element, "__metadata__", ()) if isinstance(m, Range)]
+        limits = list(_limits(hints[field.name]))
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, str) and number.startswith("--"):
                 raise ValueError(f"{option_name(*here)}: needs a value, {number} is an option")
@@ -88,6 +87,14 @@ def check_ranges(config: Any, *path: str) -> None:
             for limit in limits:
                 if number is not None and number not in limit:
                     raise ValueError(f"{option_name(*here)}: must be {limit}, got {number}")
+
+
+def _limits(hint: Any) -> Iterator[Range]:
+    """Ranges of a type, those of an optional's or a tuple's parts among them."""
+    yield from (m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Range))
+    if get_origin(hint) in (tuple, Union, UnionType):
+        for part in get_args(hint):
+            yield from _limits(part)
 
 
 def check_product(limit: float, what: str, **sizes: int) -> None:

@@ -154,18 +154,22 @@ class Config:
 class EvaluateOptions:
     """Protocol of the paper: its 40 goals, fresh rollouts (stochastic policy) before each step.
 
+    Of a run with an --env.task-range of its own: 40 fresh tasks from that.
+
     Attributes:
         tasks: held-out tasks; all of the paper's by default, else 40.
         steps: gradient steps; the preset's evaluation_steps by default.
         episodes: per task before each step; the preset's by default.
-        task_seed: paper for the paper's goals, or a number for fresh tasks from the test stream.
-        task_range: low and high of the task distribution, for fresh tasks.
+        task_seed: paper for the paper's goals, or a number for fresh tasks from the test stream; by
+            default paper, but 0 where the run or --task-range has another range than the paper, or
+            the paper has no goals.
+        task_range: low and high of the task distribution, for fresh tasks; the run's by default.
     """
 
     tasks: Size | None = None
     steps: Steps | None = None
     episodes: Size | None = None
-    task_seed: int | Literal["paper"] = "paper"
+    task_seed: int | Literal["paper"] | None = None
     task_range: tuple[float, float] | None = None
 
     def check_sizes(self) -> None:

@@ -136,9 +136,8 @@ def _as_shipped(loaded: Loaded, name: str) -> bool:
 
 
 def _note(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> str:
-    variants = curves[0].evaluation["variants"]
     note = (
-        f"Returns are undiscounted sums of rewards, means over {variants['episodes']} episodes "
+        f"Returns are undiscounted sums of rewards, means over {_episodes(curves)} "
         "that the stochastic policy plays anew before each step. A method that takes no steps is "
         "a level line."
     )
@@ -148,3 +147,11 @@ def _note(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> str:
             "returns on the same goals."
         )
     return note
+
+
+def _episodes(curves: Sequence[Curve]) -> str:
+    """How many episodes of a task; by curve where the numbers differ."""
+    counts = {curve.label: curve.evaluation["variants"]["episodes"] for curve in curves}
+    if len(set(counts.values())) == 1:
+        return f"{counts[curves[0].label]} episodes"
+    return f"episodes ({', '.join(f'{label}: {count}' for label, count in counts.items())})"

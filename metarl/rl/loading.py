@@ -32,12 +32,14 @@ def load(run: str | Path, *, last: bool = False, device: str = "cpu") -> MetaPol
     """
     device = find_device(device)
     config = read_config(run)
+    name, values = config.get("experiment"), config.get("config")
+    if isinstance(values, dict) and "env" not in values:
+        raise InputError(f"{run} is a run of {name}; metarl.rl.load takes policies")
     snapshot = read_snapshot(run, last=last)
     try:
         return _built(config["config"], _tensors(snapshot.params, device))
     except (KeyError, TypeError, AttributeError, RuntimeError, InputError) as error:
         told = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        name = config.get("experiment")
         raise InputError(f"{run} holds no policy of this version ({name}): {told}") from None
 
 

@@ -1,0 +1,116 @@
+"""Whether runs can be compared, and the paired difference of their evaluations."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+import metarl
+from metarl.errors import InputError
+
+from .evaluate import Loaded, finite_or_null
+
+RESAMPLES = 10_000
+# What tells the tasks of one seed apart; families write those that they have.
+TASK_VARIANTS = ("task", "physics", "ways", "shots")
+# Settings of a run that make other tasks, or other returns on them; families have some of them.
+SIZES = ("ways", "shots")
+TASK_SETTINGS = (
+    *("dataset", "rotate"),
+    *("env.id", "env.physics", "env.horizon", "env.sparse", "env.task_range"),
+)
+
+
+def check_comparable(one: Loaded, other: Loaded, options: Any) -> None:
+    """Refuse to compare runs whose tasks are made otherwise, before any time goes into it.
+
+    Args:
+        one: the run evaluated.
+        other: of ``--compare``.
+        options: of both evaluations, the family's ``EvaluateOptions``.
+
+    Raises:
+        InputError: naming the difference.
+    """
+    path, beside = other.record.path, one.record.path
+    if other.experiment != one.experiment:
+        raise InputError(
+            f"--compare {path}: is a run of {other.experiment.name}, {beside} of "
+            f"{one.experiment.name}"
+        )
+    difference = task_difference(one, other, options, names=(*SIZES, *TASK_SETTINGS))
+    if difference is not None:
+        mend = "; add --task-range LOW HIGH" if difference.startswith("env.task_range") else ""
+        raise InputError(f"--compare {path}: {difference}{mend}")
+
+
+def task_difference(
+    one: Loaded, other: Loaded, options: Any, *, names: tuple[str, ...] = TASK_SETTINGS
+) -> str | None:
+    """The first setting by which two runs of an experiment are evaluated on unlike tasks.
+
+    Args:
+        one: a run.
+        other: a run.
+        options: of both evaluations; a setting that they choose is the same for both.
+        names: settings to look at.
+    """
+    theirs, ours = (_settings(run.config, options, names) for run in (other, one))
+    for name, value in theirs.items():
+        if value != ours[name]:
+            return f"{name} is {value}, that of {one.record.path} is {ours[name]}"
+    return None
+
+
+def _settings(config: Any, options: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    values = asdict(config)
+    values |= {f"env.{name}": value for name, value in values.get("env", {}).items()}
+    chosen = {name for name, value in asdict(options).items() if value is not None}
+    if getattr(options, "task_seed", None) == "paper":
+        chosen.add("task_range")
+    return {
+        name: values[name]
+        for name in names
+        if name in values and name.rpartition(".")[2] not in chosen
+    }
+
+
+def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Paired difference ``one - other`` of the means over the same tasks, by bootstrap.
+
+    Returns:
+        ``mean`` and ``low``, ``high`` (percentiles 2.5 and 97.5 of `RESAMPLES` resamples over
+        tasks) after each number of steps that both have.
+
+    Raises:
+        InputError: the evaluations are not of the same tasks.
+    """
+    for name in ("experiment", "metric", "task_seed", "tasks"):
+        if one[name] != other[name]:
+            raise InputError(
+                f"--compare {other['run']}: {name} is {other[name]}, that of {one['run']} is "
+                f"{one[name]}"
+            )
+    # One seed draws other tasks where runs have other ranges, physics, ways or shots.
+    for name in TASK_VARIANTS:
+        if one["variants"].get(name) != other["variants"].get(name):
+            raise InputError(
+                f"--compare {other['run']}: its tasks are not those of {one['run']}: {name} differs"
+            )
+    steps = min(one["steps"], other["steps"])
+    ours, theirs = (np.asarray(e["per_task"][: steps + 1], dtype=float) for e in (one, other))
+    difference = ours - theirs
+    rng = metarl.stream(0, "bootstrap")
+    tasks = difference.shape[1]
+    weights = rng.multinomial(tasks, np.full(tasks, 1 / tasks), RESAMPLES) / tasks
+    with np.errstate(all="ignore"):
+        low, high = np.percentile(weights @ difference.T, (2.5, 97.5), axis=0)
+    value = {
+        "run": other["run"],
+        "iteration": other["iteration"],
+        "mean": difference.mean(1).tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }
+    finite: dict[str, Any] = finite_or_null(value)
+    return finite
