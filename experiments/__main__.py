@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -77,18 +78,21 @@ def guarded(command: str, run: Callable[[], int]) -> int:
     Only an internal error, status 1, shows a traceback.
     """
     for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, _interrupt)
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup leaves the hang-up
+            signal.signal(signum, _interrupt)
     warnings.showwarning = _show_warning
+    hook, threading.excepthook = threading.excepthook, _show_failed_thread
+    status = 0
     try:
         status = run()
-        sys.stdout.flush()
+        status = _flushed(command, status)
     except KeyboardInterrupt as interrupt:
         signum = getattr(interrupt, "signum", signal.SIGINT)
         return _say(f"metarl {command}: stopped by {signal.Signals(signum).name}", 128 + signum)
     except BrokenPipeError:
         # Whoever read the output has gone; keep the interpreter from complaining about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        _drop_output()
+        return status
     except SystemExit as exit_:
         return int(exit_.code or 0)
     except Exception as error:
@@ -97,7 +101,34 @@ def guarded(command: str, run: Callable[[], int]) -> int:
             traceback.print_exc()
             return 1
         return _say(f"metarl {command}: {' '.join(str(error).split())}", exit_code)
+    finally:
+        threading.excepthook = hook
     return status
+
+
+def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
+    """In one line what only a view of the run needs: TensorBoard's writer meets a full disk too."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
+        return
+    name = "a thread" if failed.thread is None else failed.thread.name
+    print(f"warning: {name} has ended: {failed.exc_value}", file=sys.stderr)
+
+
+def _flushed(command: str, status: int) -> int:
+    """Bring the output out, of which the interpreter would complain at its end: the status then."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        return _say(f"metarl {command}: standard output cannot be written: {error.strerror}", 4)
+    return status
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _find_users_modules() -> None:

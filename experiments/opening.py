@@ -12,6 +12,7 @@ from metarl.errors import InputError
 from metarl.params import split_rates
 from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_config
 from metarl.runs.layout import holds_run
+from metarl.runs.lock import started_by_parent
 
 from .family import State
 from .options import value_of
@@ -48,7 +49,9 @@ def stored_values(argv: Sequence[str], ranks: Ranks) -> dict[str, Any] | None:
             if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
                 raise InputError("--out: torchrun --max-restarts finds the run again by it")
             return "null"
-        goes_on = "--resume" in argv or (restarted and holds_run(Path(out)))
+        # What was there before torchrun started is no run of its own, and was refused.
+        own = restarted and holds_run(Path(out)) and started_by_parent(Path(out))
+        goes_on = "--resume" in argv or own
         return json.dumps(read_config(out)) if goes_on and ranks.rank == 0 else "null"
 
     values: dict[str, Any] | None = json.loads(ranks.share(ranks.together(read).encode()))

@@ -78,12 +78,17 @@ def positionals(argv: Sequence[str], name: str) -> tuple[list[str], list[str]]:
 
 
 def value_of(argv: Sequence[str], option: str) -> str | None:
-    """Value of ``option`` in ``argv`` (``--x V`` or ``--x=V``), None where it is not given."""
+    """Value of ``option`` in ``argv`` (``--x V`` or ``--x=V``), None where it is not given.
+
+    Its words may be joined by underscores too.
+    """
     for i, text in enumerate(argv):
-        if text == option and i + 1 < len(argv):
-            return argv[i + 1]
-        if text.startswith(option + "="):
-            return text.partition("=")[2]
+        name, equals, value = text.partition("=")
+        if name.replace("_", "-") == option:
+            if equals:
+                return value
+            if i + 1 < len(argv):
+                return argv[i + 1]
     return None
 
 

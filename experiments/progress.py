@@ -1,5 +1,6 @@
 """Progress of a training run: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -28,8 +29,14 @@ def announce(name: str, out: Path, *, done: int, ranks: int, compiles: bool) -> 
     """Say what begins, or goes on after ``done`` iterations, and why it may seem to wait."""
     shared = f" on {ranks} ranks" if ranks > 1 else ""
     wait = "; compiling comes first, up to a minute or two" if compiles else ""
-    print(f"{name}: {f'continuing at {done}' if done else 'training'} in {out}{shared}{wait}")
-    sys.stdout.flush()
+    begins = f"continuing at {done}" if done else "training"
+    tell(f"{name}: {begins} in {out}{shared}{wait}", sys.stdout)
+
+
+def tell(text: str, stream: TextIO) -> None:
+    """A line, if it can be written: a reader that has gone or a full disk ends no training."""
+    with contextlib.suppress(OSError):
+        print(text, file=stream, flush=True)
 
 
 def reporter(
@@ -142,14 +149,14 @@ class _Lines:
             self._flush()
 
     def say(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        tell(text, self.stream)
 
     def close(self) -> None:
         self._flush()
 
     def _flush(self) -> None:
         if self.pending is not None:
-            print(self.pending, file=self.stream, flush=True)
+            tell(self.pending, self.stream)
         self.pending, self.printed = None, time.monotonic()
 
 

@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.errors import InputError
+from metarl.errors import InputError, RunWarning, SaveError
 from metarl.runs import read_json, write_json
 from metarl.runs.files import replace, saving
 from metarl.runs.layout import EVALUATION
@@ -94,8 +95,11 @@ def evaluation_of(loaded: Loaded) -> dict[str, Any]:
             return told
     result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
     if not is_shipped(loaded.record.path):
-        write_json(loaded.record.path / EVALUATION, result)
-        show_curve(loaded.record.path, result)
+        try:
+            write_json(loaded.record.path / EVALUATION, result)
+            show_curve(loaded.record.path, result)
+        except SaveError as error:  # kept for the next time, which a run of others may not allow
+            warnings.warn(f"{error}; the page has it all the same", RunWarning, stacklevel=2)
     return result
 
 

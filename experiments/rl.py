@@ -173,7 +173,9 @@ class PolicyLearner:
         theta, measured = state.params, 0
         measuring = self.config.signal_after if self.config.learned_lr == "signal" else -1
         if iteration < measuring:
-            theta, _ = metarl.split_rates(theta)  # all steps are inner_lr long so far
+            theta, rates = metarl.split_rates(theta)  # all steps are inner_lr long so far
+            for rate in rates.values():  # in validation too, whatever --from brought
+                rate.detach().fill_(self.config.inner_lr)
         with self.ranks.own_tasks(self.rows):
             if iteration == measuring:
                 measured = measure_rates(

@@ -73,7 +73,11 @@ def stop_request() -> Iterator[StopRequest]:
     def on_alarm(_signum: int, _frame: FrameType | None) -> None:
         abandon(request.signum or signal.SIGINT)
 
-    before = {signum: signal.signal(signum, on_signal) for signum in STOPPING}
+    # A hang-up that is ignored stays so: nohup asks for it. Shells ignore interrupts of all that
+    # they start in the background, which says nothing.
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heard = [signum for signum in STOPPING if not (signum == signal.SIGHUP and ignored)]
+    before = {signum: signal.signal(signum, on_signal) for signum in heard}
     before[signal.SIGALRM] = signal.signal(signal.SIGALRM, on_alarm)
     try:
         yield request

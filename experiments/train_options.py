@@ -1,5 +1,6 @@
 """Options of `metarl train`: of a new run, and of one that goes on."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,6 +73,9 @@ def fresh(experiment: Experiment, argv: Sequence[str]) -> TrainOptions[Any]:
     """Options of a new run: those given, on a preset."""
     start = preset_config(experiment, value_of(argv, "--preset") or "default")
     prog = f"metarl train {experiment.name}"
+    for name in ("--out", "--from"):
+        if value_of(argv, name) == "":
+            raise InputError(f"{name}: is empty, such as a variable that is not set")
     return parse(_kind(experiment), argv, prog=prog, default=TrainOptions(start))
 
 
@@ -81,6 +85,12 @@ def rank_timeout(argv: Sequence[str]) -> float:
         return max(1.0, min(float(value_of(argv, "--rank-timeout") or ALONE.timeout), 86_400.0))
     except ValueError:
         return ALONE.timeout
+
+
+def given_again(argv: Sequence[str]) -> str:
+    """What to add to a command that goes on: options of this one that no file keeps."""
+    given = {name: value_of(argv, name) for name in FREE if name not in ("--out", "--resume")}
+    return "".join(f" {n} {shlex.quote(v)}" for n, v in given.items() if v is not None)
 
 
 def resumed(

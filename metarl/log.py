@@ -176,6 +176,11 @@ class Log:
         self._size += len(data)
         self._pending.clear()
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of the lines that wait."""
+        return sum(map(len, self._pending))
+
     def fileno(self) -> int:
         """Descriptor of the metrics.jsonl, for syncing; -1 before the first line."""
         return self._descriptor

@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from commands import refuse
 
-from metarl_experiments.__main__ import COMMANDS, main
+from metarl_experiments.__main__ import COMMANDS, guarded, main
 from metarl_experiments.catalog import EXPERIMENTS
 
 METARL = [sys.executable, "-m", "metarl_experiments"]
@@ -134,6 +135,8 @@ def test_help_of_an_experiment_documents_its_fields(capsys: pytest.CaptureFixtur
         (["train", "sinusoid", "--mapping", "loop"], "mapping"),
         (["train", "sinusoid", "--mapping", "vmap+compile"], "--mapping"),
         (["train", "sinusoid", "--from", "nowhere"], "nowhere"),
+        (["train", "sinusoid", "--from", ""], "--from: is empty"),
+        (["train", "sinusoid", "--out="], "--out: is empty"),
         (["train", "sinusoid", "--resume"], "--resume"),
         (["train", "sinusoid", "--out", "nowhere", "--resume"], "nowhere"),
         (["train", "sinusoid", "--from", "x", "--resume", "--out", "nowhere"], "nowhere"),
@@ -156,6 +159,27 @@ def test_bad_input_is_one_line_and_creates_nothing(
     assert line.startswith("metarl")
     assert naming in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_view_that_cannot_be_written_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """TensorBoard writes in a thread of its own, which a full disk ends."""
+
+    def run() -> int:
+        def write() -> None:
+            with open("/dev/full", "w") as file:
+                file.write("x")
+
+        thread = threading.Thread(target=write, name="writer")
+        thread.start()
+        thread.join()
+        return 0
+
+    hook = threading.excepthook
+    assert guarded("train", run) == 0
+    assert threading.excepthook is hook
+    assert (
+        capfd.readouterr().err == "warning: writer has ended: [Errno 28] No space left on device\n"
+    )
 
 
 def test_internal_error_shows_its_traceback(

@@ -96,6 +96,27 @@ def test_stopped_training_goes_on_bit_for_bit(
     assert ending(run) == ending(whole)
 
 
+def test_the_command_to_go_on_has_the_options_of_this_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    succeed(*argv("sinusoid", run))
+    longer = argv("sinusoid", run, "--iterations=100000")
+    assert signalled(longer, "train:iteration", 3, TERM)[0] == 128 + TERM
+    assert capfd.readouterr().err.rstrip().endswith(f"--out {run} --resume --iterations 100000")
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored(tmp_path: Path, whole: Path) -> None:
+    """As nohup asks for."""
+    before = signal.signal(HUP, signal.SIG_IGN)
+    try:
+        status, _ = signalled(argv("sinusoid", tmp_path / "run"), "train:iteration", 13, HUP)
+    finally:
+        signal.signal(HUP, before)
+    assert status == 0
+    assert ending(tmp_path / "run") == ending(whole)
+
+
 @pytest.mark.parametrize("signum", [TERM, pytest.param(INT, marks=slow)])
 def test_stopped_evaluation_writes_nothing(
     whole: Path, signum: int, capfd: pytest.CaptureFixture[str]

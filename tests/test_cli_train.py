@@ -111,6 +111,53 @@ def test_a_run_needs_what_it_began_with_only_once(tmp_path: Path) -> None:
     succeed("train", "sinusoid", f"--out={run}", "--resume", "--iterations=30")
 
 
+def test_a_run_without_a_checkpoint_begins_again_where_it_began(tmp_path: Path) -> None:
+    """It died between its config and its first checkpoint."""
+    first = train_small(tmp_path / "first")
+    start = max((first / "checkpoints").glob("[0-9]*"))
+    whole = train_small(tmp_path / "whole", f"--from={start}", "--seed=5")
+    run = train_small(tmp_path / "run", f"--from={start}", "--seed=5")
+    for name in ("checkpoints", "metrics.jsonl", "best.json"):
+        path = run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    succeed("train", "sinusoid", f"--out={run}", "--resume")
+    assert final_bytes(run) == final_bytes(whole)
+
+
+def test_a_restart_continues_its_launchers_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """torchrun starts again what was refused, too."""
+    run = train_small(tmp_path / "run")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    again = ("train", "sinusoid", f"--out={run}", *SMALL)
+    succeed(*again)
+    owner = run / "owner.json"
+    told = json.loads(owner.read_text())
+    owner.write_text(json.dumps(told | {"parent": told["parent"] + 1}))
+    assert "holds a run; continue it with --resume" in refuse(capfd, 2, *again)
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "a pipe nobody reads"])
+def test_training_does_not_need_its_output(tmp_path: Path, output: str) -> None:
+    if output == "/dev/full":
+        descriptor = os.open(output, os.O_WRONLY)
+    else:
+        reading, descriptor = os.pipe()
+        os.close(reading)
+    command = [sys.executable, "-m", "metarl_experiments", "train", "sinusoid", *SMALL]
+    done = subprocess.run(
+        [*command, f"--out={tmp_path / 'run'}"],
+        stdout=descriptor,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(descriptor)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert final_bytes(tmp_path / "run") == final_bytes(train_small(tmp_path / "whole"))
+
+
 def test_same_options_again_resume(tmp_path: Path) -> None:
     run = train_small(tmp_path / "run", "--inner-lr=0.02")
     succeed("train", "sinusoid", f"--out={run}", *SMALL, "--inner-lr=0.02", "--resume")

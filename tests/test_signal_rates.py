@@ -112,6 +112,14 @@ def test_until_it_measures_a_run_is_one_without_learned_step_sizes(
         assert all(bool((rate == config.inner_lr).all()) for rate in rates.values())
     assert all(len(rate.unique()) > 1 for rate in metarl.split_rates(found[2])[1].values())
     assert sampled[2] > 3 * max(sampled[:2])
+    # Step sizes that --from brought count for nothing until then.
+    learner = PolicyLearner(config, DOUBLE)
+    state = learner.init(0)
+    for rate in metarl.split_rates(state.params)[1].values():
+        rate.data.mul_(3)
+    learner.step(state, 0)
+    for name, p in state.params.items():
+        assert torch.equal(p, found[0][name])
     # Mutant: learned from the start, as Meta-SGD does, they have moved by then.
     element, _ = iterate(replace(SMALL, learned_lr="element", update=update), 1)
     assert any(len(rate.unique()) > 1 for rate in metarl.split_rates(element[0])[1].values())

@@ -10,7 +10,9 @@ import tyro
 
 from metarl.errors import InputError
 from metarl.runs import write_json
-from metarl.runs.layout import EVALUATION
+from metarl.runs.layout import BEST, CONFIG, EVALUATION, holds_run
+from metarl.runs.lock import OWNER
+from metarl.runs.metrics import METRICS
 
 from ..comparison import check_comparable, compare
 from ..evaluate import default_file, evaluate, experiment_of, load
@@ -86,6 +88,8 @@ def _out(path: Path, command: EvaluateCommand[Any]) -> Path | None:
     out = Path(command.out)
     if is_shipped(out):
         raise InputError(f"--out {out}: shipped results stay as they are; choose another")
+    if holds_run(out.parent) and out.name in (CONFIG, METRICS, BEST, OWNER):
+        raise InputError(f"--out {out}: is a file of the run itself; choose another")
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"--out {out}: needs a file name in a directory that exists")
     return out

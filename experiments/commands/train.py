@@ -1,6 +1,7 @@
 """`metarl train`: from options to a run directory, then the training loop."""
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -20,11 +21,11 @@ from ..family import Learner, State
 from ..machine import Machine, resolve
 from ..opening import free_directory, opened, start_from, stored_values
 from ..options import find_experiment, positionals
-from ..progress import Quiet, Reporter, announce, reporter
+from ..progress import Quiet, Reporter, announce, reporter, tell
 from ..settings import settings
 from ..signals import Abandoned
 from ..train import Plan, train
-from ..train_options import TrainOptions, fresh, rank_timeout, resumed
+from ..train_options import TrainOptions, fresh, given_again, rank_timeout, resumed
 
 # Shorter runs do not earn back the minute that compiling takes.
 LONG_MINUTES = 4.0
@@ -55,11 +56,15 @@ def train_experiment(experiment: Experiment, argv: Sequence[str]) -> tuple[int, 
         config = _config(experiment, options, learner.machine)
         ranks.require_same("configuration", json.dumps(config, indent=0, sort_keys=True))
         named = options.out or str(free_directory(experiment.name, options.seed))
-        out = Path(ranks.share(named.encode()).decode())
+        out = Path(os.fsdecode(ranks.share(os.fsencode(named))))
         with opened(out, None if values else config, ranks) as (directory, start):
+            if options.from_ and values is not None and start is None:
+                start_from(options.from_, state, ranks)  # it ended before its first checkpoint
             if isinstance(directory, Run):
                 directory.describe(settings(options.config, learner, seed=options.seed))
-            return _train(experiment, options, learner, state, directory, start, ranks), out
+            go_on = f"metarl train {experiment.name} --out {shlex.quote(str(out))} --resume"
+            go_on += given_again(argv) if values else ""
+            return _train(experiment, options, learner, state, directory, start, ranks, go_on), out
 
 
 def _prepare(
@@ -84,6 +89,7 @@ def _train(
     directory: Run | Path,
     start: Snapshot | None,
     ranks: Ranks,
+    go_on: str,
 ) -> int:
     first = isinstance(directory, Run)
     name, config = experiment.name, options.config
@@ -112,12 +118,11 @@ def _train(
         signum, where = abandoned.signum, "the last checkpoint stands"
     if signum is None:
         if first:
-            print(f"{name}: {iteration} iterations in {out}")
+            tell(f"{name}: {iteration} iterations in {out}", sys.stdout)
         return 0
     if first:
         print(
-            f"metarl train: stopped by {signal.Signals(signum).name}, {where}; "
-            f"go on with: metarl train {name} --out {shlex.quote(str(out))} --resume",
+            f"metarl train: stopped by {signal.Signals(signum).name}, {where}; go on with: {go_on}",
             file=sys.stderr,
         )
     return 128 + signum

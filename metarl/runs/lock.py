@@ -26,6 +26,15 @@ def _owner(descriptor: int) -> str:
         return "another process"
 
 
+def started_by_parent(directory: Path) -> bool:
+    """Whether the directory's last owner was started by the process that started this one."""
+    try:
+        owner = documents.read_json(directory / OWNER)
+        return bool(owner["parent"] == os.getppid() and owner["host"] == platform.node())
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
 def acquire(directory: Path) -> int:
     """Lock `directory` for this process; closing the returned descriptor unlocks it.
 
@@ -48,6 +57,7 @@ def acquire(directory: Path) -> int:
         ) from error
     text = {
         "pid": os.getpid(),
+        "parent": os.getppid(),
         "host": platform.node(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
