@@ -47,6 +47,14 @@ def check_options(config: Config) -> None:
             f"--min-std {config.min_std:g}: is above --init-std {config.init_std:g}, and below its "
             "floor a standard deviation does not learn"
         )
-    given = config.env.task_range
+    check_range("--env.task-range", config.env.task_range)
+
+
+def check_range(option: str, given: tuple[float, float] | None) -> None:
+    """Refuse a range without width.
+
+    Raises:
+        InputError: naming the option.
+    """
     if given is not None and not given[0] < given[1]:
-        raise InputError(f"--env.task-range {given[0]:g} {given[1]:g}: low must be below high")
+        raise InputError(f"{option} {given[0]:g} {given[1]:g}: low must be below high")

@@ -47,6 +47,8 @@ def make_sampler(
     Raises:
         InputError: no such environment, or options that it does not take.
     """
+    if env.id in metarl_envs.WORLDS and env.workers:
+        raise InputError(f"--env.workers: {env.id} is one batch on threads, and takes none")
     with _refusals(env):
         if env.id in metarl_envs.WORLDS:
             options = _options(env, observe_task)

@@ -16,7 +16,7 @@ from metarl.rl.sampler import Sampler
 from metarl.rl.weighting import Weighting
 
 from .configs.rl import Config, EvaluateOptions
-from .contradictions import check_options
+from .contradictions import check_options, check_range
 from .environments import make_policy, make_sampler, require_tasks
 from .family import Evaluation, Metrics, State
 from .machine import Machine
@@ -252,6 +252,7 @@ class PolicyLearner:
 
     def test_tasks(self, options: EvaluateOptions) -> tuple[list[dict[str, Any]], int | str]:
         """The tasks of an evaluation, and what they were drawn with; see `protocol.test_tasks`."""
+        check_range("--task-range", options.task_range)
         sampler = self.sampler(1, 1, options.task_range)
         return test_tasks(self.config.env, options, sampler.sample_tasks)
 

@@ -181,6 +181,8 @@ def test_tasks_come_from_the_range_that_was_trained_on() -> None:
     goalless = PolicyLearner(replace(SMALL, env=EnvConfig("metarl/AntGoal-v0")), DOUBLE)
     with pytest.raises(InputError, match="--task-seed paper: the paper has no goals"):
         goalless.test_tasks(EvaluateOptions(task_seed="paper"))
+    with pytest.raises(InputError, match="--task-range 5 1: low must be below high"):
+        goalless.test_tasks(EvaluateOptions(task_range=(5.0, 1.0)))
 
 
 @pytest.mark.parametrize(
@@ -197,6 +199,7 @@ def test_tasks_come_from_the_range_that_was_trained_on() -> None:
         ({"init_std": 0.1, "min_std": 0.2}, "--min-std 0.2: is above --init-std 0.1"),
         ({"env": EnvConfig("CartPole-v1", sparse=True)}, "--env.sparse: is for"),
         ({"env": EnvConfig("nowhere:Task-v0")}, "--env.id nowhere:Task-v0"),
+        ({"env": EnvConfig("metarl/Navigation2D-v0", workers=3)}, "--env.workers"),
     ],
 )
 def test_contradictory_options_are_refused(options: dict[str, Any], naming: str) -> None:
