@@ -12,13 +12,13 @@ from images_data import glyphs
 from metarl import from_module, split_rates, stream, torch_stream
 from metarl.compiling import compiler_present
 from metarl.errors import InputError, NonFiniteError
-from metarl.images import ImageClasses, sample_episodes
+from metarl.images import SPLITS, ImageClasses, omniglot_split, sample_episodes
 from metarl_experiments import image_tasks
 from metarl_experiments.bench.omniglot import as_kernel, gradient, loop_gradient
 from metarl_experiments.configs.bounds import check_ranges
 from metarl_experiments.configs.images import Config, EvaluateOptions
 from metarl_experiments.image_curves import MODES
-from metarl_experiments.image_tasks import Tasks, build_net
+from metarl_experiments.image_tasks import Source, Tasks, build_net
 from metarl_experiments.images import ImagesLearner, build, step_weights
 from metarl_experiments.machine import Machine, resolve
 from metarl_experiments.options import find_experiment
@@ -107,6 +107,31 @@ def gathered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], int
 
     monkeypatch.setattr(image_tasks, "gather_episodes", recorded)
     return found
+
+
+def drawn_from(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[str, ...]]]:
+    """Classes that an iteration, a validation and an evaluation draw from."""
+    learner = learner_of(SMALL, monkeypatch)
+    state, found = learner.init(0), gathered(monkeypatch)
+    classes = []
+    for act in (
+        lambda: learner.step(state, 1),
+        lambda: learner.validate(state),
+        lambda: learner.evaluate(state.params, OPTIONS),
+    ):
+        found.clear()
+        act()
+        classes.append({names for names, _ in found})
+    return classes
+
+
+def test_each_purpose_draws_from_its_own_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = [{omniglot_split(glyphs(1623), split).names} for split in SPLITS]
+    assert drawn_from(monkeypatch) == own
+    # Mutant: everything is measured on the classes of training.
+    tasks = Source.tasks
+    monkeypatch.setattr(Source, "tasks", lambda self, _, *rest: tasks(self, "train", *rest))
+    assert drawn_from(monkeypatch) == [own[0]] * 3
 
 
 @pytest.mark.parametrize(
