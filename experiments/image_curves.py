@@ -12,11 +12,12 @@ import metarl
 from metarl.images import Classified, Episode, at_step, repeat_support
 
 from .configs.images import Config
-from .image_tasks import Tasks
+from .image_tasks import ChosenTasks, Tasks
+from .memory import tasks_at_once
 
 Mode = Literal["transductive", "support"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-# Tasks adapted at once: bounds memory, and results do not depend on it.
+# Most tasks whose images are gathered and that adapt at once.
 AT_ONCE = 50
 
 
@@ -57,17 +58,21 @@ class AdaptedNet:
         """Parameters of each task after 0..steps steps."""
         model, inner = self._extended(params, steps)
         if steps == 0:
-            return [metarl.expand_params(model, len(tasks.query.labels))]
+            return [metarl.expand_params(model, tasks.number)]
         supports = repeat_support(tasks.support, steps)
         return metarl.adapt_path(self.loss, model, supports, inner, mapping=self.mapping)
 
     @torch.no_grad()
     def curves(
-        self, params: metarl.Params, tasks: Tasks, steps: int, *modes: Mode
+        self, params: metarl.Params, tasks: Tasks | ChosenTasks, steps: int, *modes: Mode
     ) -> list[Classified]:
-        """Loss and accuracy on the query after 0..steps steps, each (steps + 1, task), by mode."""
+        """Loss and accuracy on the query after 0..steps steps, each (steps + 1, task), by mode.
+
+        A part of the tasks at a time, so that memory does not grow with their number.
+        """
         model, inner = self._extended(params, steps)
-        starts = range(0, len(tasks.query.labels), AT_ONCE)
+        at_once = min(AT_ONCE, tasks_at_once(model, tasks.part(slice(1)), steps))
+        starts = range(0, tasks.number, at_once)
         parts = [
             metarl.adaptation_curve(
                 self.loss,
@@ -78,7 +83,7 @@ class AdaptedNet:
                 inner,
                 mapping=self.mapping,
             )
-            for part in (tasks.part(slice(i, i + AT_ONCE)) for i in starts)
+            for part in (tasks.part(slice(i, i + at_once)) for i in starts)
         ]
         return [
             Classified(*(torch.cat(rows, 1).cpu() for rows in zip(*curve, strict=True)))
@@ -97,6 +102,6 @@ class AdaptedNet:
                 None if query.reference is None else query.reference[i],
                 query.step,
             )
-            for i in range(len(query.labels))
+            for i in range(tasks.number)
         ]
         return torch.stack(rows).argmax(-1)

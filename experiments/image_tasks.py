@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +15,16 @@ from metarl.errors import InputError, NoDataError
 from metarl.images import (
     DenseNet,
     Episode,
+    EpisodeIndex,
     ImageClasses,
     PooledConvNet,
     Split,
     StridedConvNet,
+    draw_episodes,
+    gather_episodes,
     load_mini_imagenet,
     load_omniglot,
     omniglot_split,
-    sample_episodes,
 )
 from metarl.images.mini_imagenet import HOW_TO_OBTAIN
 from metarl.images.mini_imagenet import SIZE as MINI_SIZE
@@ -37,9 +40,41 @@ class Tasks(NamedTuple):
     support: Episode
     query: Episode
 
+    @property
+    def number(self) -> int:
+        """How many tasks these are."""
+        return len(self.query.labels)
+
     def part(self, rows: slice) -> "Tasks":
         """Some of the tasks."""
         return Tasks(*(Episode(e.images[rows], e.labels[rows]) for e in self))
+
+
+@dataclass(frozen=True)
+class ChosenTasks:
+    """Tasks whose images are gathered part by part: all of an evaluation's would not fit.
+
+    Attributes:
+        data: the classes that the index counts.
+        index: which of their images make the tasks.
+        machine: where the images go, and how they are stored there.
+    """
+
+    data: ImageClasses
+    index: EpisodeIndex
+    machine: Machine
+
+    @property
+    def number(self) -> int:
+        """How many tasks these are."""
+        return len(self.index.classes)
+
+    def part(self, rows: slice = slice(None)) -> Tasks:
+        """Some of the tasks, with their images."""
+        index = EpisodeIndex(*(x[rows] for x in self.index))
+        episodes = gather_episodes(self.data, index, device=self.machine.device)
+        dtype = self.machine.torch_dtype
+        return Tasks(*(e._replace(images=e.images.to(dtype)) for e in episodes))
 
 
 def build_net(config: Config, generator: torch.Generator) -> torch.nn.Module:
@@ -117,19 +152,18 @@ class Source:
         tasks: int,
         queries: int,
         rows: slice = slice(None),
-    ) -> Tasks:
-        """Fresh episodes of a split; of so many ``tasks`` those of some rows."""
+    ) -> ChosenTasks:
+        """Fresh tasks of a split; of so many ``tasks`` those of some rows."""
         config = self.config
-        episodes = sample_episodes(
-            self.classes(split),
+        data = self.classes(split)
+        index = draw_episodes(
             rng,
+            classes=data.images.shape[0],
+            images=data.images.shape[1],
             tasks=tasks,
             ways=config.ways,
             shots=config.shots,
             queries=queries,
             rotate=config.rotate and config.dataset == "omniglot",
-            rows=rows,
-            device=self.machine.device,
         )
-        dtype = self.machine.torch_dtype
-        return Tasks(*(e._replace(images=e.images.to(dtype)) for e in episodes))
+        return ChosenTasks(data, EpisodeIndex(*(x[rows] for x in index)), self.machine)

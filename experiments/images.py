@@ -19,7 +19,7 @@ from .descent import adam_state, descend
 from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
 from .image_curves import MODES, AdaptedNet, query_at
-from .image_tasks import Source, Tasks, build_net
+from .image_tasks import ChosenTasks, Source, Tasks, build_net
 from .machine import Machine
 from .memory import Needs, gradient_needs
 
@@ -95,7 +95,8 @@ class ImagesLearner:
     def train_tasks(self, seed: int, iteration: int) -> Tasks:
         """Own part of a meta-batch, a pure function of both numbers."""
         rng = metarl.stream(seed, "train-tasks", iteration)
-        return self.source.tasks("train", rng, self.config.tasks, self.config.queries, self.rows)
+        count, queries = self.config.tasks, self.config.queries
+        return self.source.tasks("train", rng, count, queries, self.rows).part()
 
     def meta_gradient(
         self,
@@ -166,7 +167,7 @@ class ImagesLearner:
         }
         raise non_finite(params, data, path, curve.loss[-1], gradient)
 
-    def _validation_tasks(self) -> Tasks:
+    def _validation_tasks(self) -> ChosenTasks:
         rng = metarl.stream(VALIDATION_SEED, "validation-tasks")
         count = self.config.validation_tasks
         return self.source.tasks(

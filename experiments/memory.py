@@ -22,6 +22,8 @@ COMPILER = 100_000_000
 ALLOCATOR = 1.5
 # How far expectations and measurements are apart at most, either way.
 FACTOR = 1.5
+# What the tasks that are adapted together in an evaluation may hold.
+HELD = 1 << 30
 
 
 class Needs(NamedTuple):
@@ -39,6 +41,17 @@ class Needs(NamedTuple):
 def size(tree: Any) -> int:
     """Bytes of the tensors of a tree."""
     return sum(x.numel() * x.element_size() for x in tree_leaves(tree) if isinstance(x, Tensor))
+
+
+def tasks_at_once(params: Params, task: Any, steps: int) -> int:
+    """Tasks that may be adapted together where the parameters after every step are held.
+
+    Args:
+        params: theta.
+        task: the data of one task.
+        steps: that it adapts for.
+    """
+    return max(1, HELD // ((steps + 1) * size(params) + size(task)))
 
 
 def mapped(

@@ -19,7 +19,7 @@ from .descent import adam_state, descend
 from .failures import non_finite
 from .family import Evaluation, Metrics, State, mean_and_ci95
 from .machine import Machine
-from .memory import Needs, gradient_needs
+from .memory import Needs, gradient_needs, tasks_at_once
 from .sinusoid_tasks import BLOCK, Episodes, Source
 
 VALIDATION_SEED = 0
@@ -161,9 +161,12 @@ class SinusoidLearner:
     @torch.no_grad()
     def _curve(self, params: metarl.Params, episodes: Episodes, steps: int) -> np.ndarray:
         """Losses on the query after 0..steps steps on the support, (steps + 1, task)."""
-        if self.machine.exact and len(episodes.query.x) > 1:
-            tasks = [episodes.part(slice(i, i + 1)) for i in range(len(episodes.query.x))]
-            return np.concatenate([self._curve(params, task, steps) for task in tasks], 1)
+        tasks = len(episodes.query.x)
+        one = episodes.part(slice(1))
+        at_once = 1 if self.machine.exact else tasks_at_once(params, one, steps)
+        if tasks > at_once:
+            parts = (episodes.part(slice(i, i + at_once)) for i in range(0, tasks, at_once))
+            return np.concatenate([self._curve(params, part, steps) for part in parts], 1)
         first = self._unadapted(params, episodes.query)
         if steps == 0:
             return first[None].cpu().double().numpy()

@@ -265,6 +265,7 @@ def test_missing_numbers_are_null() -> None:
     [
         (["--tasks=0"], "--tasks"),
         (["--tasks=1000000000"], "--tasks"),
+        (["--tasks=100000", "--shots=10000"], "--tasks 100000 x --shots 10000"),
         (["--steps=none"], "--steps"),
         (["--out=nowhere/x.json"], "--out"),
         (["--compare", "nowhere"], "nowhere"),

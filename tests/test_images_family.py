@@ -12,11 +12,13 @@ from images_data import glyphs
 from metarl import from_module, split_rates, stream, torch_stream
 from metarl.compiling import compiler_present
 from metarl.errors import InputError, NonFiniteError
-from metarl.images import ImageClasses, sample_episodes
+from metarl.images import SPLITS, ImageClasses, omniglot_split, sample_episodes
+from metarl_experiments import image_tasks
 from metarl_experiments.bench.omniglot import as_kernel, gradient, loop_gradient
+from metarl_experiments.configs.bounds import check_ranges
 from metarl_experiments.configs.images import Config, EvaluateOptions
 from metarl_experiments.image_curves import MODES
-from metarl_experiments.image_tasks import Tasks, build_net
+from metarl_experiments.image_tasks import Source, Tasks, build_net
 from metarl_experiments.images import ImagesLearner, build, step_weights
 from metarl_experiments.machine import Machine, resolve
 from metarl_experiments.options import find_experiment
@@ -92,6 +94,68 @@ def test_splits_do_not_meet(learner: ImagesLearner) -> None:
     names = [set(learner.source.classes(s).names) for s in ("train", "validation", "test")]
     assert [len(n) for n in names] == [1100, 100, 423]
     assert len(set.union(*names)) == 1623
+
+
+def gathered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], int]]:
+    """Grows as images are gathered: names of the classes drawn from, and number of tasks."""
+    found: list[tuple[tuple[str, ...], int]] = []
+    gather = image_tasks.gather_episodes
+
+    def recorded(data: ImageClasses, index: Any, **options: Any) -> Any:
+        found.append((data.names, len(index.classes)))
+        return gather(data, index, **options)
+
+    monkeypatch.setattr(image_tasks, "gather_episodes", recorded)
+    return found
+
+
+def drawn_from(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[str, ...]]]:
+    """Classes that an iteration, a validation and an evaluation draw from."""
+    learner = learner_of(SMALL, monkeypatch)
+    state, found = learner.init(0), gathered(monkeypatch)
+    classes = []
+    for act in (
+        lambda: learner.step(state, 1),
+        lambda: learner.validate(state),
+        lambda: learner.evaluate(state.params, OPTIONS),
+    ):
+        found.clear()
+        act()
+        classes.append({names for names, _ in found})
+    return classes
+
+
+def test_each_purpose_draws_from_its_own_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = [{omniglot_split(glyphs(1623), split).names} for split in SPLITS]
+    assert drawn_from(monkeypatch) == own
+    # Mutant: everything is measured on the classes of training.
+    tasks = Source.tasks
+    monkeypatch.setattr(Source, "tasks", lambda self, _, *rest: tasks(self, "train", *rest))
+    assert drawn_from(monkeypatch) == [own[0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "most"), [("image_curves.AT_ONCE", 2, 2), ("memory.HELD", 1, 1)]
+)
+def test_images_of_few_tasks_are_held_at_once(
+    name: str, value: int, most: int, learner: ImagesLearner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, found = learner.init(0), gathered(monkeypatch)
+    evaluated, validated = learner.evaluate(state.params, OPTIONS), learner.validate(state)
+    assert max(count for _, count in found) == OPTIONS.tasks
+    found.clear()
+    monkeypatch.setattr(f"metarl_experiments.{name}", value)
+    again = learner.evaluate(state.params, OPTIONS)
+    assert np.array_equal(again.per_task, evaluated.per_task)
+    assert again.variants == evaluated.variants
+    assert learner.validate(state) == pytest.approx(validated, rel=1e-5)
+    assert max(count for _, count in found) == most
+
+
+def test_evaluations_that_are_too_large() -> None:
+    check_ranges(EvaluateOptions(tasks=10_000, steps=100))
+    with pytest.raises(ValueError, match="--tasks 10000 x --steps 101: together more than"):
+        check_ranges(EvaluateOptions(tasks=10_000, steps=101))
 
 
 @pytest.mark.parametrize("mode", ["transductive", "support", "per_step"])

@@ -126,7 +126,7 @@ def test_counts_are_checked(tmp_path: Path) -> None:
         ("filename,label\n/etc/passwd,n0\n", "line 2"),
         ("filename,label\nmissing.png,n0\n", r"missing\.png, listed in .*train\.csv line 2"),
         ("filename,label\n", "no pictures"),
-        ("filename,label\n\x00\n", "line|list"),
+        ("filename,label\na\x00.png,n0\n", "line 2"),
         (b"\xff\xfe\x00", "not a readable list"),
     ],
 )

@@ -16,7 +16,15 @@ from metarl.footprint import Footprint, footprint
 from metarl.mapping import parse_mapping
 from metarl_experiments.catalog import EXPERIMENTS
 from metarl_experiments.machine import Machine, resolve
-from metarl_experiments.memory import FACTOR, Needs, expected, mapped, peak_bytes
+from metarl_experiments.memory import (
+    FACTOR,
+    HELD,
+    Needs,
+    expected,
+    mapped,
+    peak_bytes,
+    tasks_at_once,
+)
 from metarl_experiments.options import overlay, preset_config
 
 BYTES = 4_000
@@ -32,6 +40,12 @@ def test_a_footprint_is_counted() -> None:
     assert footprint(lambda: ((x + 1) * 2).exp().sum()) == Footprint(2 * BYTES, 4)
     assert footprint(lambda: (x[5:], x.add_(1), x.view(10, 100))) == Footprint(0, 0)
     assert footprint(lambda: [x + 1 for _ in range(5)][:2]) == Footprint(5 * BYTES, 2 * BYTES)
+
+
+def test_tasks_that_are_held_together() -> None:
+    theta, task = {"w": made(), "b": made()}, (made(),)
+    assert tasks_at_once(theta, task, 3) == HELD // (4 * 2 * BYTES + BYTES)
+    assert tasks_at_once(theta, task, 10**9) == 1
 
 
 def test_what_a_derivative_keeps_is_counted() -> None:

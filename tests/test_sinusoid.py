@@ -9,12 +9,12 @@ import torch
 
 import metarl
 from metarl.errors import NonFiniteError
-from metarl.supervised import sample_tasks
 from metarl_experiments.bench.sinusoid import gradient, loop_gradient, sinusoid_bench
+from metarl_experiments.configs.bounds import check_ranges
 from metarl_experiments.configs.sinusoid import Config, EvaluateOptions
 from metarl_experiments.machine import Machine
-from metarl_experiments.sinusoid import SinusoidLearner
-from metarl_experiments.sinusoid_tasks import BLOCK
+from metarl_experiments.sinusoid import VALIDATION_SEED, SinusoidLearner
+from metarl_experiments.sinusoid_tasks import BLOCK, Episodes, Source
 
 PLAIN = Machine("cpu", "float32", 1, "vmap", "off")
 DOUBLE = replace(PLAIN, dtype="float64")
@@ -54,26 +54,47 @@ def test_iterations_are_a_function_of_their_number() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ahead, reversed(back), strict=True))
 
 
-def test_train_validation_and_test_tasks_are_disjoint() -> None:
-    amplitudes = [
-        sample_tasks(2500, metarl.stream(0, f"{purpose}-tasks", *index)).amplitude
-        for purpose, index in (("train", (0,)), ("train", (1,)), ("validation", ()), ("test", ()))
-    ]
-    pooled = np.concatenate(amplitudes)
-    assert len(np.unique(pooled)) == len(pooled)
+def repeated() -> int:
+    """Amplitudes, phases, x and y that two tasks of training, validation and test share."""
+    source = Source(Config(observe_task=True), DOUBLE)
+    episodes = [*source.block(0, 0), *source.block(0, 1)]
+    episodes += [source.held_out(0, purpose, 600, 5) for purpose in ("validation", "test")]
+    count = 0
+    for part in ("support", "query"):
+        points = [getattr(e, part) for e in episodes]
+        for column in (
+            [p.x[..., 0] for p in points],
+            [p.x[:, 0, 1] for p in points],  # amplitudes, then phases, as the oracle is told them
+            [p.x[:, 0, 2] for p in points],
+            [p.y for p in points],
+        ):
+            pooled = torch.cat([values.flatten() for values in column])
+            count += len(pooled) - len(pooled.unique())
+    return count
+
+
+def test_train_validation_and_test_tasks_are_disjoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert repeated() == 0
+    # Mutant: one stream serves all purposes.
+    stream = metarl.stream
+
+    def same(seed: int, purpose: str, *index: int) -> np.random.Generator:
+        return stream(seed, "train-tasks", *(index if purpose == "train-tasks" else (0,)))
+
+    monkeypatch.setattr(metarl, "stream", same)
+    assert repeated() > 600
 
 
 def reference_curve(
-    learner: SinusoidLearner, params: metarl.Params, options: EvaluateOptions
+    learner: SinusoidLearner, params: metarl.Params, episodes: Episodes, steps: int
 ) -> np.ndarray:
     """Task by task and step by step, with rates of the run's own then scaled."""
     config = learner.config
-    episodes = learner.source.held_out(options.task_seed, "test", options.tasks, options.shots)
     model, rates = metarl.split_rates(params)
-    curve = np.empty((options.steps + 1, options.tasks))
+    curve = np.empty((steps + 1, len(episodes.query.x)))
     for i, (x, y, xq, yq) in enumerate(zip(*episodes.support, *episodes.query, strict=True)):
         theta = {name: p.clone().requires_grad_() for name, p in model.items()}
-        for k in range(options.steps + 1):
+        for k in range(steps + 1):
             curve[k, i] = float((learner.apply(theta, xq) - yq).square().mean().detach())
             loss = (learner.apply(theta, x) - y).square().mean()
             slopes = torch.autograd.grad(loss, list(theta.values()))
@@ -101,7 +122,8 @@ def test_curve_equals_an_independent_reference(config: Config) -> None:
     params = detached(state.params)
     options = EvaluateOptions(tasks=4, steps=4)
     curve = learner.evaluate(params, options).per_task
-    np.testing.assert_allclose(curve, reference_curve(learner, params, options), rtol=1e-9)
+    episodes = learner.source.held_out(options.task_seed, "test", options.tasks, options.shots)
+    np.testing.assert_allclose(curve, reference_curve(learner, params, episodes, 4), rtol=1e-9)
     more = learner.evaluate(params, replace(options, steps=7)).per_task
     np.testing.assert_array_equal(more[:5], curve)
 
@@ -114,7 +136,8 @@ def test_reference_sees_a_wrong_later_rate() -> None:
     options = EvaluateOptions(tasks=4, steps=4)
     mutant = SinusoidLearner(replace(config, later_lr_factors=(1.0,)), DOUBLE)
     curve = mutant.evaluate(params, options).per_task
-    reference = reference_curve(learner, params, options)
+    episodes = learner.source.held_out(options.task_seed, "test", options.tasks, options.shots)
+    reference = reference_curve(learner, params, episodes, 4)
     np.testing.assert_allclose(curve[:2], reference[:2], rtol=1e-9)
     assert not np.allclose(curve, reference, rtol=1e-6)
 
@@ -133,11 +156,52 @@ def test_evaluation_and_validation_change_nothing() -> None:
 
 
 def test_validation_is_the_curve_after_the_trained_steps() -> None:
-    config = Config(inner_steps=2, validation_tasks=8)
-    learner, state, _ = trained(config, 3)
-    first, second = learner.validate(state), learner.validate(state)
-    assert first == second
-    assert first["loss_after"] != first["loss_before"]
+    config = Config(inner_steps=2, validation_tasks=8, validation_shots=7)
+    learner, state, _ = trained(config, 3, machine=DOUBLE)
+    params, found = detached(state.params), learner.validate(state)
+    assert learner.validate(state) == found
+
+    def expected(purpose: str) -> dict[str, Any]:
+        episodes = learner.source.held_out(VALIDATION_SEED, purpose, 8, 7)
+        losses = reference_curve(learner, params, episodes, 2).mean(1)
+        return {"loss_before": losses[0], "loss_after": losses[2]}
+
+    assert found == pytest.approx(expected("validation"), rel=1e-9)
+    # Mutant: the best checkpoint is chosen on the tasks that it is tested on.
+    assert found != pytest.approx(expected("test"), rel=1e-3)
+
+
+def test_curves_of_many_tasks_are_made_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, state, _ = trained(Config(learned_lr="tensor"), 5, machine=DOUBLE)
+    options = EvaluateOptions(tasks=7, steps=2)
+    whole = learner.evaluate(state.params, options).per_task
+    sizes: list[int] = []
+    path = learner.path
+
+    def counted(params: metarl.Params, support: Any, steps: int) -> list[metarl.Params]:
+        sizes.append(len(support.x))
+        return path(params, support, steps)
+
+    monkeypatch.setattr(learner, "path", counted)
+    theta = 8 * sum(p.numel() for p in state.params.values())
+    monkeypatch.setattr("metarl_experiments.memory.HELD", 2 * (3 * theta + 1_000))
+    parts = learner.evaluate(state.params, options).per_task
+    assert sizes[:4] == [2, 2, 2, 1]
+    np.testing.assert_allclose(parts, whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "naming"),
+    [
+        (Config(validation_tasks=10_000, validation_shots=101), "--validation-tasks 10000 x"),
+        (EvaluateOptions(tasks=100_000, shots=11), "--tasks 100000 x --shots 11"),
+        (EvaluateOptions(tasks=100_000, steps=11), "--tasks 100000 x --steps 11"),
+    ],
+)
+def test_sizes_that_are_too_large_together(sizes: Config | EvaluateOptions, naming: str) -> None:
+    with pytest.raises(ValueError, match=f"^{naming}.*together more than"):
+        check_ranges(sizes)
+    check_ranges(EvaluateOptions(tasks=100_000, shots=10, steps=10))
 
 
 def test_non_finite_is_caught_before_the_update() -> None:

@@ -139,7 +139,11 @@ class EvaluateOptions:
             default.
     """
 
-    tasks: Annotated[int, Range(1, 100_000)] = 600
+    tasks: Annotated[int, Range(1, 10_000)] = 600
     steps: Annotated[int | None, Range(1, 1_000)] = None
     task_seed: int = 0
     data: str | None = None
+
+    def check_sizes(self) -> None:
+        """Refuse sizes that ask for too much memory together (ValueError)."""
+        check_product(1e6, "accuracies", tasks=self.tasks, steps=self.steps or 1)

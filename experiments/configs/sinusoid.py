@@ -68,6 +68,8 @@ class Config:
         """Refuse sizes that ask for too much memory together (ValueError)."""
         check_product(1e6, "points", meta_batch=self.meta_batch, shots=self.shots)
         check_product(1e6, "points", meta_batch=self.meta_batch, query=self.query)
+        tasks, shots = self.validation_tasks, self.validation_shots
+        check_product(1e6, "points", validation_tasks=tasks, validation_shots=shots)
 
 
 @dataclass(frozen=True)
@@ -85,3 +87,8 @@ class EvaluateOptions:
     steps: Annotated[int, Range(1, 1_000)] = 10
     task_seed: int = 0
     shots: Points = 5
+
+    def check_sizes(self) -> None:
+        """Refuse sizes that ask for too much memory together (ValueError)."""
+        check_product(1e6, "points", tasks=self.tasks, shots=self.shots)
+        check_product(1e6, "losses", tasks=self.tasks, steps=self.steps)

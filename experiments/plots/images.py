@@ -88,7 +88,7 @@ def sheet(label: str, loaded: Loaded) -> Figure:
     ways, steps = min(learner.config.ways, 10), learner.config.test_steps
     images = learner.source.classes("test").images.shape[1]
     queries = min(SHEET_QUERIES, images - learner.config.shots)
-    tasks = learner.source.tasks("test", metarl.stream(0, "sheet"), SHEET_TASKS, queries)
+    tasks = learner.source.tasks("test", metarl.stream(0, "sheet"), SHEET_TASKS, queries).part()
     before, after = (learner.adapted.predictions(loaded.params, tasks, k) for k in (0, steps))
     rows: list[list[object]] = [["task", "query", "class", "before", "after"]]
     for t in range(SHEET_TASKS):

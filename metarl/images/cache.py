@@ -7,8 +7,6 @@ import os
 import sys
 import tempfile
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,7 +14,11 @@ import numpy as np
 
 from metarl.errors import InputError
 
+from .arrays import read_arrays
 from .classes import ImageClasses
+
+# No data set's images take more.
+_MOST = 1 << 36
 
 
 def cache_folder() -> Path:
@@ -94,15 +96,8 @@ def cached(
 
 def _read(path: Path) -> ImageClasses | None:
     try:
-        # Members of the npz carry a checksum, which reading verifies.
-        # numpy leaves files open that it opened itself and finds damaged.
-        with (
-            path.open("rb") as file,
-            zipfile.ZipFile(file),
-            np.load(file, allow_pickle=False) as arrays,
-        ):
-            images, names = arrays["images"], arrays["names"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        images, names = read_arrays(path, "images", "names", most=_MOST)
+    except ValueError:
         return None
     valid = images.dtype == np.uint8 and images.ndim == 5 and names.shape == images.shape[:1]
     return ImageClasses(images, tuple(str(n) for n in names)) if valid else None

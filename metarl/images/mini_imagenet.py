@@ -1,8 +1,6 @@
 """mini-ImageNet (Vinyals et al. 2016), split as by Ravi & Larochelle 2017, from a user's folder."""
 
 import csv
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +10,7 @@ import numpy as np
 from metarl.errors import InputError, NoDataError
 
 from .archives import Limits, read_folder
+from .arrays import read_arrays
 from .cache import cached, fingerprint
 from .classes import SPLITS, ImageClasses, Split
 from .pictures import decode_picture
@@ -36,7 +35,6 @@ _LIMITS = Limits(members=200_000, member_bytes=1 << 26, total_bytes=1 << 36)
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
 _DECODING = 1
 _MAX_ARRAYS = 1 << 32
-_DAMAGED = (zipfile.BadZipFile, zlib.error)
 
 
 class _Picture(NamedTuple):
@@ -110,8 +108,8 @@ def _read_list(path: Path) -> Iterator[_Picture]:
     if not rows or [column.strip() for column in rows[0]] != ["filename", "label"]:
         raise InputError(f"{path} does not start with the columns filename,label")
     for number, row in enumerate(rows[1:], 2):
-        # A name with a folder in it could lead out of the data set.
-        if len(row) != 2 or not row[0] or Path(row[0]).name != row[0] or row[0] == "..":
+        # A name with a folder in it could lead out of the data set, one with a NUL names no file.
+        if len(row) != 2 or row[0] in ("", "..") or Path(row[0]).name != row[0] or "\0" in row[0]:
             raise InputError(f"{path}, line {number}: expected a file name and a label, got {row}")
         picture = path.parent / "images" / row[0]
         try:
@@ -135,16 +133,8 @@ def _decode(pictures: Iterator[_Picture], source: Path) -> ImageClasses:
 
 def _read_arrays(path: Path) -> ImageClasses:
     try:
-        # numpy leaves files open that it opened itself and finds damaged.
-        with (
-            path.open("rb") as file,
-            zipfile.ZipFile(file) as archive,
-            np.load(file, allow_pickle=False) as arrays,
-        ):
-            if sum(member.file_size for member in archive.infolist()) > _MAX_ARRAYS:
-                raise ValueError(f"it unpacks to more than {_MAX_ARRAYS} bytes")
-            images, labels = arrays["images"], arrays["labels"]
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, *_DAMAGED) as error:
+        images, labels = read_arrays(path, "images", "labels", most=_MAX_ARRAYS)
+    except ValueError as error:
         raise InputError(
             f"{path} holds no readable arrays `images` and `labels` without pickled objects: "
             f"{error}"
