@@ -4,6 +4,8 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from images_data import glyphs, write_archives
 from workloads import glyphs_for_images
 
 from metarl.images import ImageClasses, load_omniglot
+from metarl_experiments.plots import images
 
 TINY = [*SMALL[:1], *SMALL[2:], "--iterations=100", "--net=dense", "--patience=20"]
 
@@ -113,3 +116,19 @@ def test_mini_imagenet_trains_and_is_evaluated(
     succeed("evaluate", run, "--tasks=2", "--steps=1", f"--out={run}/evaluation.json")
     succeed("report", run)
     assert (tmp_path / "run" / "report" / "episodes.png").exists()
+
+
+def test_of_runs_that_ended_early_those_without_patience_are_told() -> None:
+    def run(best: int, done: int) -> Any:
+        config = {"config": {"patience": 20, "iterations": 100}}
+        record = SimpleNamespace(
+            config=config,
+            metrics=[{"iteration": done}],
+            snapshot=SimpleNamespace(iteration=best),
+            path=Path("seed-0"),
+        )
+        return SimpleNamespace(record=record)
+
+    ((_, told),) = images.notes([run(10, 30), run(10, 29), run(90, 100)])
+    assert told.count("\n") == 0
+    assert told.startswith("seed-0: 30 of 100 iterations")

@@ -34,13 +34,14 @@ def group(loaded: Loaded) -> str:
 
 
 def notes(runs: Sequence[Loaded]) -> list[tuple[str, str]]:
-    """Further text of the page: which runs ended before their iterations were done, and why."""
+    """Further text of the page: which runs lost their patience before their iterations were done."""
     ended = []
     for loaded in runs:
         config, metrics = loaded.record.config["config"], loaded.record.metrics
         done = metrics[-1]["iteration"] if metrics else 0
-        patience = config.get("patience")
-        if patience is not None and done < config["iterations"]:
+        # What is shown is the best; an end sooner after it is a run that was interrupted.
+        patience, best = config.get("patience"), loaded.record.snapshot.iteration
+        if patience is not None and best + patience <= done < config["iterations"]:
             ended.append(
                 f"{loaded.record.path.name}: {done} of {config['iterations']} iterations; it ends "
                 f"where validation has not improved for {patience}"
