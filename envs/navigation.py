@@ -33,8 +33,8 @@ class Navigation2D:
     ## Rewards
     Dense: ``-norm(p - goal)`` in metres, not squared, p the position after the step
     (``info["reward_task"]``). Sparse: 0 outside radius 0.2 of the goal, else
-    ``0.2 - norm(p - goal)``. Undiscounted returns of the dense reward lie between about -80
-    (random) and -0.5 (the shortest way).
+    ``0.2 - norm(p - goal)``. The undiscounted return of the dense reward is about -80 for an
+    untrained policy and -0.5 on the shortest way, each in the mean over goals.
 
     ## Starting state
     (0, 0), always.
@@ -87,7 +87,7 @@ class Navigation2D:
 
     def advance(self, states: Array, actions: Array) -> Motion:
         """Move by the clipped action."""
-        # The float32 limit would otherwise be a hair above the float64 one.
+        # In the actions' own type: where they are float32, the limit is 1.5e-9 above 0.1.
         displacement = np.clip(actions, -self.action_limit, self.action_limit)
         after = states + displacement
         invalid = np.zeros(len(states), dtype=bool)

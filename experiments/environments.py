@@ -20,6 +20,7 @@ from metarl.rl.workers import apart
 
 from .catalog import package_data
 from .configs.rl import Config, EnvConfig
+from .graphics import backend_refusals
 
 # Rows that are stepped together where every environment is an object of its own.
 PLAIN_ROWS = 64
@@ -96,15 +97,12 @@ def make_drawn(env: EnvConfig, rows: int, *, observe_task: bool) -> VectorEnv[An
 def _refusals(env: EnvConfig) -> Iterator[None]:
     """Turn what gymnasium and environments raise while one is made into one line."""
     try:
-        yield
+        with backend_refusals():
+            yield
     except InputError:
         raise
     except (GymnasiumError, ImportError) as error:
         raise InputError(f"--env.id {env.id}: {first_line(error)}") from None
-    except RuntimeError as error:
-        if "MUJOCO_GL" not in str(error):
-            raise
-        raise InputError(f"MuJoCo: {error}; use egl, osmesa or glfw, or unset it") from None
     except (TypeError, ValueError) as error:
         raise InputError(f"--env: {env.id} refuses its options: {error}") from None
 

@@ -9,8 +9,10 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 from metarl_envs import WORLDS
+from metarl_envs.ant_dynamics import AntDynamics
 from metarl_envs.cheetah_dynamics import CheetahDynamics
 from metarl_envs.starts import ROWS
+from metarl_envs.world import Motion
 
 IDS = list(WORLDS)
 PHYSICS = ("paper", "gym")
@@ -153,6 +155,58 @@ def test_ant_ends_outside_its_heights_and_stays() -> None:
     assert terminated.tolist() == [True, True, False]
     assert (reward[:2] == 0).all()
     assert reward[2] != 0
+
+
+def heights_that_end(world: AntDynamics) -> list[float]:
+    """Those of some heights of the torso, in metres, at which an episode ends."""
+    heights = [-1.0, 0.0, 0.199, 0.201, 0.55, 0.999, 1.001, 3.0]
+    states = world.physics.states(
+        np.tile(world.model.qpos0, (len(heights), 1)), np.zeros((len(heights), world.model.nv))
+    )
+    states[:, 3] = heights
+    none = np.zeros(len(heights))
+    motion = Motion(states, world.observe(states), none, none, {}, none.astype(bool))
+    ends = world.terminated(motion, none)
+    return [height for height, end in zip(heights, ends, strict=True) if end]
+
+
+@pytest.mark.parametrize("physics", PHYSICS)
+@pytest.mark.parametrize("env_id", [name for name in IDS if "Ant" in name])
+def test_ant_ends_below_a_fifth_of_a_metre_and_above_one(
+    env_id: str, physics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = gymnasium.make_vec(env_id, num_envs=8, physics=physics).unwrapped.world
+    assert heights_that_end(world) == [-1.0, 0.0, 0.199, 1.001, 3.0]
+    # Mutant: another limit.
+    monkeypatch.setattr("metarl_envs.ant_dynamics._HEALTHY", (0.26, 1.0))
+    assert heights_that_end(world) == [-1.0, 0.0, 0.199, 0.201, 1.001, 3.0]
+
+
+def start_noise(physics: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of 500 starts of the cheetah: positions beside the pose, and velocities."""
+    envs = gymnasium.make_vec("metarl/HalfCheetahVelocity-v0", num_envs=500, physics=physics)
+    envs.reset(seed=0)
+    model, states = envs.unwrapped.world.model, envs.unwrapped._states
+    return states[:, 1 : 1 + model.nq] - model.qpos0, states[:, 1 + model.nq :]
+
+
+def is_normal(values: np.ndarray, deviation: float) -> bool:
+    """Whether each column has mean zero and this deviation, with the tails of a normal."""
+    scaled = values / deviation
+    within = np.abs(scaled.mean(0)).max() < 5 / 500**0.5
+    within &= np.abs(scaled.std(0) - 1).max() < 5 / 1000**0.5
+    return bool(within and 0.003 < (np.abs(scaled) > 2.5).mean() < 0.03)
+
+
+def test_cheetah_starts_with_the_papers_noise() -> None:
+    position, velocity = start_noise("paper")
+    assert is_normal(position, 0.01)
+    assert is_normal(velocity, 0.1)
+    # Mutants: the two exchanged, a fifth more, and gymnasium's noise.
+    assert not is_normal(position, 0.1)
+    assert not is_normal(velocity, 0.01)
+    assert not is_normal(1.2 * velocity, 0.1)
+    assert not is_normal(start_noise("gym")[0], 0.01)
 
 
 def test_ant_starts_crouching_with_a_unit_quaternion() -> None:

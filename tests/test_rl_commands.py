@@ -156,6 +156,39 @@ def test_sizes_of_every_preset_and_of_large_evaluations_pass() -> None:
     check_ranges(Config(validation_tasks=10_000))
 
 
+@pytest.mark.parametrize(
+    ("experiment", "pretrained", "random", "later"),
+    [
+        ("navigation", 0.5, 0.5, 0.5),
+        ("cheetah-velocity", 0.02, 0.1, 0.5),
+        ("cheetah-direction", 0.2, 0.5, 0.5),
+        ("ant-velocity", 0.2, 1, 0.5),
+        ("ant-direction", 0.2, 1, 0.01),
+    ],
+)
+def test_presets_hold_the_authors_step_sizes(
+    experiment: str, pretrained: float, random: float, later: float
+) -> None:
+    def of(preset: str) -> Config:
+        found: Config = preset_config(EXPERIMENTS[experiment], preset)
+        return found
+
+    assert of("pretrained").evaluation_lr == pretrained
+    assert of("random").evaluation_lr == random
+    assert of("paper").inner_lr == (0.5 if experiment == "navigation" else 0.1)
+    assert of("paper").later_lr_factors == of("pretrained").later_lr_factors == (later,)
+
+
+def test_presets_train_as_long_as_the_authors() -> None:
+    for experiment, preset, iterations in (
+        ("cheetah-direction", "paper", 100),
+        ("ant-velocity", "paper", 375),
+        ("ant-velocity", "pretrained", 575),
+        ("ant-direction", "paper", 575),
+    ):
+        assert preset_config(EXPERIMENTS[experiment], preset).iterations == iterations
+
+
 def test_ids_with_the_package_to_import_mean_the_same() -> None:
     """Options and the paper's goals go with the environment, however it is named."""
     named = EnvConfig("metarl_envs:metarl/Navigation2D-v0", "gym", horizon=7)

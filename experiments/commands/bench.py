@@ -14,6 +14,7 @@ from metarl.runs import versions, write_json
 
 from .. import bench
 from ..configs.bounds import Range
+from ..graphics import backend_refusals
 from ..options import parse, positionals
 
 
@@ -48,9 +49,10 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(f"--out {out}: needs a file name in a directory that exists")
     results = {}
     for name in asked or names():
-        module = importlib.import_module(f"{bench.__name__}.{name.replace('-', '_')}")
-        measure = getattr(module, f"{name.replace('-', '_')}_bench")
-        results[name] = measure(command.repetitions)
+        with backend_refusals():
+            module = importlib.import_module(f"{bench.__name__}.{name.replace('-', '_')}")
+            measure = getattr(module, f"{name.replace('-', '_')}_bench")
+            results[name] = measure(command.repetitions)
         for what, ratio in results[name].items():
             print(f"{name:<20} {what:<28} {ratio:.4g}", flush=True)
     if out is not None:

@@ -9,6 +9,7 @@ import gymnasium
 import metarl_envs
 from metarl.errors import InputError
 
+from ..graphics import backend_refusals
 from ..options import parse, positionals
 
 
@@ -44,8 +45,9 @@ def make(name: str) -> gymnasium.Env:
     """
     module, colon, _ = name.partition(":")
     try:
-        if colon:
-            importlib.import_module(module)
-        return gymnasium.make(name)
+        with backend_refusals():
+            if colon:
+                importlib.import_module(module)
+            return gymnasium.make(name)
     except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
         raise InputError(f"ENVIRONMENT: {name} cannot be made: {error}") from None

@@ -34,7 +34,7 @@ def group(loaded: Loaded) -> str:
 
 
 def notes(runs: Sequence[Loaded]) -> list[tuple[str, str]]:
-    """Further text of the page: which runs lost their patience before their iterations were done."""
+    """Further text of the page: which runs lost patience before their iterations were done."""
     ended = []
     for loaded in runs:
         config, metrics = loaded.record.config["config"], loaded.record.metrics
