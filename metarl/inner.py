@@ -83,10 +83,8 @@ def adapt_path_one(
         inner: how to step.
 
     Raises:
-        InputError: ``supports`` is a batch, not batches; no parameter moves; a step size is
-            missing, unused or of the wrong shape.
+        InputError: no parameter moves; a step size is missing, unused or of the wrong shape.
     """
-    check_supports(supports)
     params, learned = split_rates(theta)
     names = [name for name in params if inner.adapted is None or inner.adapted(name)]
     rates = resolve_rates(inner.lr, learned, params, names)
@@ -107,13 +105,14 @@ def check_supports(supports: Sequence[Any]) -> None:
     """Refuse one batch in place of one batch a step, which would be taken apart into steps.
 
     Raises:
-        InputError: it is a mapping, a NamedTuple, or holds bare tensors.
+        InputError: it is a mapping, a NamedTuple, or several bare tensors, such as ``(x, y)``.
     """
     one = isinstance(supports, Mapping) or hasattr(supports, "_fields")
-    if one or any(isinstance(batch, Tensor) for batch in supports):
+    if one or len({id(batch) for batch in supports if isinstance(batch, Tensor)}) > 1:
         raise InputError(
             f"supports is a {type(supports).__name__} that looks like a single batch: give one "
-            "batch for each inner step, [batch] * steps; a batch of one tensor is a tuple, (x,)"
+            "batch for each inner step, [batch] * steps; of batches that are one tensor each, "
+            "give tuples, (x,)"
         )
 
 
@@ -139,7 +138,12 @@ def _step(loss: Loss, inner: InnerLoop, names: list[str]) -> Callable[..., tuple
 
 
 def adapt(loss: Loss, params: Params, supports: Sequence[Any], inner: InnerLoop) -> Params:
-    """ONE task's parameters after all its steps: the last of `adapt_path_one`."""
+    """ONE task's parameters after all its steps: the last of `adapt_path_one`.
+
+    Raises:
+        InputError: ``supports`` is a batch, not batches, or as in `adapt_path_one`.
+    """
+    check_supports(supports)
     return adapt_path_one(loss, params, supports, inner)[-1]
 
 

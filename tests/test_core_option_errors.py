@@ -84,7 +84,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     r"one common leading task dimension, got \['3', '4'\]": lambda: meta(
         query=rows(S.query, [0, 1, 2])
     ),
-    "goes as a Python number": lambda: meta(supports=[(torch.tensor(1),)]),
+    "goes as a Python number": lambda: meta(supports=[torch.tensor(1)]),
     "a Regression that looks like a single batch": lambda: meta(supports=S.supports[0]),
     "a tuple that looks like a single batch": lambda: meta(supports=tuple(S.supports[0])),
     "a list that looks like": lambda: adapt(

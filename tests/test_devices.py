@@ -85,7 +85,7 @@ def left_on_the_cpu(make: Callable[..., Any], *args: Any) -> Any:
     ("learner", "place", "mutant"),
     [
         ("sinusoid", "metarl_experiments.sinusoid_tasks.sample_points", on_the_cpu),
-        ("images", "metarl_experiments.image_tasks.sample_episodes", on_the_cpu),
+        ("images", "metarl_experiments.image_tasks.gather_episodes", on_the_cpu),
         ("navigation", "metarl.rl.sampler.action_noise", left_on_the_cpu),
     ],
 )
