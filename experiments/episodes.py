@@ -1,14 +1,10 @@
 """Episodes with pictures: adapted policies played once on each task."""
 
-import re
-import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.error import Error as GymnasiumError
 from numpy.typing import NDArray
 
 import metarl
@@ -20,12 +16,11 @@ from metarl.rl.noise import draw_noise
 
 from .environments import make_drawn
 from .evaluate import Loaded
+from .graphics import pictures_of
 from .rl import PolicyLearner
 
 Task = dict[str, Any]
 TIMEOUT = 60.0
-# What errors name that come from a missing display or OpenGL; a user's own are not to be hidden.
-GRAPHICS = re.compile(r"OpenGL|MUJOCO_GL|GLFW|OSMesa|\bEGL\b|\begl[A-Z]|\bgl[A-Z]")
 
 
 class Episode(NamedTuple):
@@ -100,31 +95,6 @@ def play(
     return [played[i : i + len(steps)] for i in range(0, rows, len(steps))]
 
 
-def _pictures(env: Any) -> Any:
-    """A picture of every row.
-
-    Raises:
-        InputError: a library that draws is missing, or no OpenGL is to be had.
-    """
-    try:
-        return env.render()
-    except Exception as error:  # backends of OpenGL fail in their own ways, down to AttributeError
-        said = " ".join(str(error).split())
-        if GRAPHICS.search(said):
-            said += "; without a display MUJOCO_GL=egl or osmesa draws (libegl1, libosmesa6)"
-        elif not isinstance(error, ImportError | GymnasiumError):
-            raise
-        _release(error)
-        raise InputError(f"no pictures: {said}") from None
-
-
-def _release(error: Exception) -> None:
-    """Let go what an error holds: half-made viewers of gymnasium's complain when they go."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    traceback.clear_frames(error.__traceback__)
-    sys.unraisablehook = hook
-
-
 @torch.no_grad()
 def _play(
     env: Any, learner: PolicyLearner, params: metarl.Params, *, seed: int, stride: int
@@ -136,7 +106,7 @@ def _play(
     start = metarl.seed_of(seed, "render-reset")
     rows = env.num_envs
     observations = vector.reset(env, seed=start, first=0, total=rows, timeout=TIMEOUT)
-    pictures = [[picture] for picture in _pictures(env)]
+    pictures = [[picture] for picture in pictures_of(env)]
     times: list[list[int]] = [[0] for _ in range(rows)]
     rewards: list[list[float]] = [[0.0] for _ in range(rows)]
     motion: list[dict[str, list[Any]]] = [{} for _ in range(rows)]
@@ -149,7 +119,7 @@ def _play(
         ended = terminated | truncated
         last = live & (ended | (t == learner.config.env.horizon))
         shown = live & ((t % stride == 0) | last)
-        now = _pictures(env) if shown.any() else ()
+        now = pictures_of(env) if shown.any() else ()
         for row in np.flatnonzero(live):
             rewards[row].append(float(reward[row]))
             for name in ("velocity", "position"):
