@@ -24,7 +24,7 @@ from .memory import Needs
 from .meta_update import meta_update
 from .protocol import evaluation, rollout_seed, steps_and_episodes, test_tasks
 from .rl_memory import policy_needs
-from .step_sizes import measure_rates
+from .step_sizes import measure_rates, unmeasured
 
 VALIDATION_SEED = 0
 Tasks = Sequence[dict[str, Any]]
@@ -173,9 +173,7 @@ class PolicyLearner:
         theta, measured = state.params, 0
         measuring = self.config.signal_after if self.config.learned_lr == "signal" else -1
         if iteration < measuring:
-            theta, rates = metarl.split_rates(theta)  # all steps are inner_lr long so far
-            for rate in rates.values():  # in validation too, whatever --from brought
-                rate.detach().fill_(self.config.inner_lr)
+            theta = unmeasured(theta, self.config.inner_lr)
         with self.ranks.own_tasks(self.rows):
             if iteration == measuring:
                 measured = measure_rates(

@@ -14,6 +14,18 @@ from metarl.rl.sampler import Sampler
 BATCHES = 8
 
 
+@torch.no_grad()
+def unmeasured(theta: metarl.Params, lr: float) -> metarl.Params:
+    """Theta without its step sizes, which become ``lr``: nothing learns them before the measuring.
+
+    Validation sees those in theta, whatever they were, as in a checkpoint that training began with.
+    """
+    model, rates = metarl.split_rates(theta)
+    for rate in rates.values():
+        rate.fill_(lr)
+    return model
+
+
 def measure_rates(
     theta: metarl.Params,
     lr: float,
