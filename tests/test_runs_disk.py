@@ -135,6 +135,15 @@ def test_short_writes_are_seen_when_not_continued(
         assert_recovers(run.path, 4)
 
 
+def test_failing_metrics_are_told_with_their_bytes(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_disk(monkeypatch, Disk(errno.ENOSPC, 0, for_good=True))
+    log_at(run, 4)
+    with pytest.raises(SaveError, match=r"could not write [1-9]\d+ bytes to .*metrics\.jsonl: "):
+        commit_at(run, 4)
+
+
 def test_gives_up_after_three_failures_in_a_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         with monkeypatch.context() as patch:

@@ -202,7 +202,7 @@ class Run:
         self._tidy()
 
     def _write(self, log: Log, snapshot: Snapshot, best: Best | None) -> None:
-        with files.saving(self.path / METRICS, self._opened_log().waiting):
+        with files.saving(self.path / METRICS, log.waiting):
             log.flush()
             if log.fileno() >= 0:
                 files.sync(log.fileno())
