@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from commands import refuse, succeed, train_small
 
-from metarl.errors import InputError
+from metarl.errors import InputError, RunWarning, SaveError
 from metarl.runs import read_config
 from metarl_experiments import shipped
 from metarl_experiments.__main__ import main
@@ -22,6 +22,7 @@ from metarl_experiments.comparison import check_comparable, compare
 from metarl_experiments.configs.rl import EnvConfig
 from metarl_experiments.evaluations import FIELDS
 from metarl_experiments.plots.style import COLOURS, PALETTES
+from metarl_experiments.report import report
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +288,30 @@ def test_shipped_results_are_not_written_over(
     out = run / "evaluation.json"
     assert "shipped" in refuse(capfd, 2, "evaluate", str(run), "--tasks=5", f"--out={out}")
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "best.json", "owner.json"])
+def test_files_of_the_run_are_not_written_over(
+    run: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / name).read_bytes()
+    line = refuse(capfd, 2, "evaluate", str(run), "--tasks=5", f"--out={run / name}")
+    assert "a file of the run itself" in line
+    assert (run / name).read_bytes() == before
+
+
+def test_a_run_that_may_not_be_written_to_is_reported(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, _: Any) -> None:
+        raise SaveError(f"could not write to {path}: Read-only file system (EROFS)")
+
+    (run / "evaluation.json").unlink(missing_ok=True)
+    monkeypatch.setattr("metarl_experiments.report.write_json", refused)
+    with pytest.warns(RunWarning, match="the page has it all the same"):
+        page = report([run], tmp_path / "page")
+    assert page.exists()
+    assert not (run / "evaluation.json").exists()
 
 
 def test_run_without_a_checkpoint(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
