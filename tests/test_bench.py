@@ -3,14 +3,17 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from oracles import flat, rel
 
 import metarl
 from metarl.objective import mean_over_tasks
+from metarl.params import expand_params
 from metarl_experiments.bench import memory
 from metarl_experiments.bench.beside.loop import loop_objective
+from metarl_experiments.bench.beside.physics import played_controls, raw_physics
 from metarl_experiments.bench.beside.products import operations_of, products
 from metarl_experiments.bench.beside.timing import medians, on_threads
 from metarl_experiments.bench.beside.update import CHEETAH, NAVIGATION, prepare
@@ -23,6 +26,7 @@ from metarl_experiments.bench.navigation import navigation_bench
 from metarl_experiments.bench.sampler import sampler_bench
 from metarl_experiments.configs.rl import Config
 from metarl_experiments.machine import Machine
+from metarl_experiments.rl import PolicyLearner
 
 EAGER = Machine(device="cpu", compile="off")
 
@@ -68,6 +72,20 @@ def test_navigation() -> None:
 def test_sampler() -> None:
     results = sampler_bench(1, tasks=2, episodes=2, steps={"paper": 3, "gym": 3}, sync_steps=2)
     sane(results, "paper/raw", "gym/raw", "gym/sync")
+
+
+def test_physics_alone_has_the_controls_that_were_played() -> None:
+    learner = PolicyLearner(tiny(CHEETAH), EAGER)
+    sampler = learner.sampler(*learner.sizes)
+    sampler.set_tasks(sampler.sample_tasks(2, np.random.default_rng(0)))
+    theta = expand_params(learner.init(0).params, 2)
+    controls = played_controls(sampler, learner.policy, theta, collections=2)
+    assert controls.shape == (2, 2 * 2, 12, 6)  # collection, task and episode, time, actuator
+    again = sampler.collect(learner.policy, theta, seed=1)[0].actions
+    assert np.array_equal(controls[1], again.flatten(0, 1).clamp(-1, 1))
+    assert abs(controls).max() == 1 < abs(again).max()
+    env = learner.config.env
+    assert raw_physics(env.id, env.physics, controls, cores=1)() == 2 * 4 * 12
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,18 @@
 
 import statistics
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from metarl.params import Params, expand_params
 from metarl.rl.clock import PARTS
 
 from ..configs.rl import THREADS, Config
 from ..family import Metrics
 from ..machine import Machine, resolve
 from ..rl import PolicyLearner
-from .beside.physics import raw_physics
+from .beside.physics import played_controls, raw_physics
 from .beside.timing import medians
 from .beside.update import CHEETAH
 
@@ -21,7 +24,8 @@ def meta_iteration_bench(
     """Medians over interleaved repetitions: cheetah velocity at the paper's settings, TRPO.
 
     - ``seconds``: a meta-iteration of training, 320 000 steps.
-    - ``iteration/physics``: against raw `mujoco.rollout` of as many steps, without sensors.
+    - ``iteration/physics``: against raw `mujoco.rollout` of as many steps with a policy's controls,
+      without sensors.
     - ``sample``, ``adapt``, ``gradient``, ``fisher``, ``line_search``, ``other``: seconds of its
       parts.
     """
@@ -29,13 +33,8 @@ def meta_iteration_bench(
     torch.set_num_threads(machine.threads)
     learner = PolicyLearner(config, machine)
     state = learner.init(0)
-    physics = raw_physics(
-        config.env.id,
-        config.env.physics,
-        rows=config.meta_batch * config.episodes,
-        steps=(config.inner_steps + 1) * config.env.horizon,
-        cores=machine.threads,
-    )
+    controls = _controls(learner, state.params)
+    physics = raw_physics(config.env.id, config.env.physics, controls, cores=machine.threads)
     logged: list[Metrics] = []
     runs = {
         "iteration": lambda: logged.append(learner.step(state, len(logged))),
@@ -51,3 +50,13 @@ def meta_iteration_bench(
         "iteration/physics": seconds["iteration"] / seconds["physics"],
         **parts,
     }
+
+
+def _controls(learner: PolicyLearner, theta: Params) -> NDArray[np.float64]:
+    """Of the rollouts of a meta-iteration, theta playing all of them."""
+    config = learner.config
+    sampler = learner.sampler(*learner.sizes)
+    sampler.set_tasks(sampler.sample_tasks(config.meta_batch, np.random.default_rng(0)))
+    shared = expand_params(theta, config.meta_batch)
+    collections = config.inner_steps + 1
+    return played_controls(sampler, learner.policy, shared, collections=collections)

@@ -1,5 +1,6 @@
 """Speed of the whole sampler against the physics alone, and against gymnasium's own batch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,16 +8,17 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import nn
 
 import metarl_envs
 from metarl.devices import available_cores
-from metarl.params import expand_params, from_module
+from metarl.params import Params, expand_params, from_module
 from metarl.rl.policies import GaussianMLP
 from metarl.rl.sampler import Sampler
 from metarl.rl.vector import make_halves
 from metarl_envs.quiet import quiet_mujoco
 
-from .beside.physics import raw_physics
+from .beside.physics import played_controls, raw_physics
 from .beside.timing import medians
 
 CHEETAH = "metarl/HalfCheetahVelocity-v0"
@@ -36,19 +38,19 @@ def sampler_bench(
     """Ratios of environment steps per second, medians interleaved in one process.
 
     - ``paper/raw``, ``gym/raw``: `Sampler.collect` (policy, noise, rewards, bookkeeping) at 40 x 20
-      cheetahs, against one `mujoco.rollout` call per step of as many with ready controls and no
-      sensors, on all cores.
+      cheetahs, against one `mujoco.rollout` call per step of as many with the same policy's
+      controls and no sensors, on all cores.
     - ``gym/sync``: the same against a ``SyncVectorEnv`` of gymnasium's HalfCheetah-v5 with ready
       actions and no policy.
     """
     assert metarl_envs.WORLDS  # its import registers the environments
     cores, rows = available_cores(), tasks * episodes
-    runs = {"sync": _sync(sync_steps)}
+    runs: dict[str, Callable[[], object]] = {"sync": _sync(sync_steps)}
     for physics, horizon in steps.items():
-        runs[physics] = _collect(physics, tasks, episodes, horizon, cores)
-        runs[f"{physics} raw"] = raw_physics(
-            CHEETAH, physics, rows=rows, steps=horizon, cores=cores
-        )
+        collection = _collection(physics, tasks, episodes, horizon, cores)
+        runs[physics] = functools.partial(_collect, *collection)
+        controls = played_controls(*collection)
+        runs[f"{physics} raw"] = raw_physics(CHEETAH, physics, controls, cores=cores)
     seconds = medians(runs, repetitions)
     sync = SYNC_ENVS * sync_steps / seconds["sync"]
     return {
@@ -57,9 +59,9 @@ def sampler_bench(
     }
 
 
-def _collect(
+def _collection(
     physics: str, tasks: int, episodes: int, horizon: int, cores: int
-) -> Callable[[], object]:
+) -> tuple[Sampler, nn.Module, Params]:
     envs: Any = make_halves(
         CHEETAH, tasks=tasks, episodes=episodes, threads=cores, physics=physics, horizon=horizon
     )
@@ -71,7 +73,11 @@ def _collect(
     # Parameters of each task's own, as after adapting; shared ones would cost less.
     shared = expand_params(from_module(policy)[0], tasks)
     params = {name: p.detach().clone() for name, p in shared.items()}
-    return lambda: sampler.collect(policy, params, seed=0)
+    return sampler, policy, params
+
+
+def _collect(sampler: Sampler, policy: nn.Module, params: Params) -> None:
+    sampler.collect(policy, params, seed=0)
 
 
 def _sync(steps: int) -> Callable[[], object]:
