@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from .decay import decay
 from .family import State
 from .machine import Machine
 
@@ -52,9 +53,7 @@ def descend(
         non_finite()
     if clip is not None:
         slopes = [x.clamp(-clip, clip) for x in slopes]
-    if config.lr_decay == "cosine":
-        turn = math.pi * min(iteration / config.iterations, 1)
-        state.optimizer.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(turn))
+    state.optimizer.param_groups[0]["lr"] = config.lr * decay(config, iteration)
     for p, slope in zip(theta, slopes, strict=True):
         p.grad = slope
     state.optimizer.step()

@@ -1,6 +1,5 @@
 """The meta-update of policies that a configuration asks for."""
 
-import math
 from typing import Any
 
 import metarl
@@ -10,6 +9,7 @@ from metarl.rl.objectives import PolicyObjectives
 from metarl.rl.updates import adam_update, next_penalty, promp_update, trpo_update
 
 from .configs.rl import Config
+from .decay import decay, kl_limit
 from .family import State
 
 
@@ -35,15 +35,12 @@ def meta_update(
         clock: collects where the time went.
         mapped: ``mapping`` and ``reduce``, as of `mean_over_tasks`.
     """
-    scale = 1.0
-    if config.lr_decay == "cosine":
-        scale = 0.5 * (1 + math.cos(math.pi * min(iteration / config.iterations, 1)))
     if config.update == "trpo":
         return trpo_update(
             objectives,
             theta,
             data,
-            max_kl=config.max_kl * max(scale, 0.01),
+            max_kl=kl_limit(config, iteration),
             cg_steps=config.cg_steps,
             fisher_fraction=config.fisher_fraction,
             generator=metarl.torch_stream(state.extra["seed"], "fisher", iteration),
@@ -51,7 +48,7 @@ def meta_update(
             **mapped,
         )
     assert state.optimizer is not None
-    state.optimizer.param_groups[0]["lr"] = config.lr * scale
+    state.optimizer.param_groups[0]["lr"] = config.lr * decay(config, iteration)
     if config.update == "adam":
         return adam_update(objectives, theta, data, state.optimizer, clock=clock, **mapped)
     penalty = state.extra["penalty"]

@@ -24,8 +24,8 @@ from metarl_experiments.evaluate import Loaded, load
 from metarl_experiments.options import find_experiment, overlay, preset_config
 from metarl_experiments.plots import rl
 from metarl_experiments.plots.curves import Curve, summed
-from metarl_experiments.plots.diagnostics import diagnostics
-from metarl_experiments.plots.paths import positions
+from metarl_experiments.plots.diagnostics import accepted_share, diagnostics
+from metarl_experiments.plots.paths import half_width, positions
 from metarl_experiments.plots.tasks import against_task, before_after
 
 TINY = ("--compile=off", "--device=cpu", "--threads=1", "--hidden", "4", "--episodes=2")
@@ -196,6 +196,25 @@ def test_diagnostics_of_any_update(missing: tuple[str, ...]) -> None:
     assert figure is not None
     assert len(figure.rows) == 4
     assert diagnostics("run", [], Config()) is None
+
+
+@pytest.mark.parametrize("log_every", [1, 2, 5])
+def test_share_of_accepted_updates_does_not_depend_on_the_records(log_every: int) -> None:
+    accepted = np.array([1, 1, 0, 1, 0, 1, 1, 1, 0, 1.0])
+    records = [
+        {"iteration": end, "step_accepted": accepted[end - log_every : end].mean()}
+        for end in range(log_every, 11, log_every)
+    ]
+    assert accepted_share(records) == pytest.approx(0.7)
+    # A last record of fewer iterations, as a validation or the end makes it, counts less.
+    ragged = [{"iteration": 9, "step_accepted": 6 / 9}, {"iteration": 10, "step_accepted": 1.0}]
+    assert accepted_share(ragged) == pytest.approx(0.7)
+    assert accepted_share([{"iteration": 1}]) == 1  # Adam has no line search
+
+
+def test_paths_beyond_a_metre_are_seen() -> None:
+    assert half_width(np.array([[0.2, -0.7]])) == 1
+    assert half_width(np.array([[0.2, 0.1], [-3.0, 2.0]])) > 3
 
 
 def test_paths_end_at_the_true_last_position() -> None:

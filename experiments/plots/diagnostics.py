@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from metarl.rl.clock import PARTS
 
 from ..configs.rl import Config
+from ..decay import kl_limit
 from .style import COLOURS, Figure, band, draw, ink
 
 TAGS = ("kl", "step_accepted", "backtracks", "gain", "gain_ci95", "sigma", "inner_grad_norm")
@@ -58,13 +59,21 @@ def diagnostics(label: str, records: Records, config: Config) -> Figure | None:
         name="diagnostics",
         title="Diagnostics of training",
         caption=f"{label}. KL: between the adapted policies before and after the meta-update, in "
-        "nats; dashed is the limit. Crosses: meta-updates that the line search rejected. Gain: "
-        "return after less return before adaptation, with the 95 % interval over the tasks of the "
-        "meta-batch. Time: seconds of one meta-iteration by part; far slower ones, as the first "
-        "where it compiles, are cut off.",
+        "nats; dashed is the limit. Backtracks: of the line search, in the mean of a record's "
+        "iterations; crosses are records with a meta-update that it rejected. Gain: return after "
+        "less return before adaptation, with the 95 % interval over the tasks of the meta-batch. "
+        "Time: seconds of one meta-iteration by part; far slower ones, as the first where it "
+        "compiles, are cut off.",
         rows=rows,
         size=(7.4, 7.6),
     )
+
+
+def accepted_share(records: Records) -> float:
+    """Share of meta-updates that the line search accepted; a record is a mean of iterations."""
+    accepted = _column(records, "step_accepted")
+    iterations = np.diff(_column(records, "iteration"), prepend=0)
+    return float(np.average(np.where(np.isnan(accepted), 1, accepted), weights=iterations))
 
 
 def _column(records: Records, tag: str) -> np.ndarray:
@@ -82,8 +91,9 @@ def _line(axes: Axes, x: np.ndarray, records: Records, tag: str, title: str) -> 
 
 def _kl(axes: Axes, x: np.ndarray, records: Records, config: Config) -> None:
     _line(axes, x, records, "kl", "KL of the meta-update (nats)")
-    if config.update == "trpo" and config.lr_decay == "none":
-        axes.axhline(config.max_kl, color=ink(), linestyle="--", linewidth=1)
+    if config.update == "trpo":
+        limits = [kl_limit(config, int(i) - 1) for i in x]
+        axes.plot(x, limits, color=ink(), linestyle="--", linewidth=1)
     axes.set_ylim(bottom=0)
 
 
@@ -94,7 +104,7 @@ def _line_search(axes: Axes, x: np.ndarray, records: Records) -> None:
     axes.plot(x[whole], height[whole], "o", color=COLOURS[0], markersize=3)
     axes.plot(x[~whole], height[~whole], "x", color=COLOURS[4], markersize=6)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(f"backtracks ({100 * whole.mean():.0f} % accepted)", fontsize=10)
+    axes.set_title(f"backtracks ({100 * accepted_share(records):.0f} % accepted)", fontsize=10)
 
 
 def _gain(axes: Axes, x: np.ndarray, records: Records) -> None:

@@ -36,6 +36,8 @@ def paths(label: str, loaded: Loaded) -> Figure:
     goals = [np.asarray(task["goal"]) for task in tasks]
     returns = collected.returns().tolist()
     rows = len(drawn)
+    points = [path for of_tasks in drawn for episodes_of in of_tasks for path in episodes_of]
+    reach = half_width(np.concatenate([goals, *points]))
 
     def paint(canvas: Canvas) -> None:
         panels = canvas.subplots(rows, TASKS, sharex=True, sharey=True, squeeze=False)
@@ -48,7 +50,7 @@ def paths(label: str, loaded: Loaded) -> Figure:
                 axes.plot(0, 0, "s", color=ink(), markersize=5)
                 axes.plot(*goals[i], "*", color=COLOURS[4], markersize=13)
                 axes.set_title(f"{after(k)}: {returns[k][i]:.0f}".replace("-", "−"), fontsize=10)
-                axes.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
+                axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         for axes in panels[-1]:
             axes.set_xlabel("x (m)")
         for axes in panels[:, 0]:
@@ -69,6 +71,11 @@ def paths(label: str, loaded: Loaded) -> Figure:
         rows=table,
         size=(6.6, 2.05 * rows + 0.4),
     )
+
+
+def half_width(points: np.ndarray) -> float:
+    """Metres that are drawn on each side of the origin, for all points ``(n, 2)`` to be seen."""
+    return max(1.0, 1.05 * float(np.abs(points).max()))
 
 
 def positions(rollout: Rollout, episodes: int) -> list[list[np.ndarray]]:
