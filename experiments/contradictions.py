@@ -1,8 +1,9 @@
-"""Options that exclude each other."""
+"""Options that exclude each other, or do nothing together."""
 
+import warnings
 from typing import Any
 
-from metarl.errors import InputError
+from metarl.errors import InputError, RunWarning
 
 from .configs.rl import Config
 
@@ -48,6 +49,17 @@ def check_options(config: Config) -> None:
             "floor a standard deviation does not learn"
         )
     check_range("--env.task-range", config.env.task_range)
+
+
+def warn_of_options(config: Config) -> None:
+    """Warn of options that are valid and yet do nothing together."""
+    if config.learned_lr == "signal" and 0 < config.iterations <= config.signal_after:
+        warnings.warn(
+            f"--signal-after {config.signal_after} is not reached within --iterations "
+            f"{config.iterations}: all step sizes stay at {config.inner_lr:g}",
+            RunWarning,
+            stacklevel=2,
+        )
 
 
 def check_range(option: str, given: tuple[float, float] | None) -> None:

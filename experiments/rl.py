@@ -16,7 +16,7 @@ from metarl.rl.sampler import Sampler
 from metarl.rl.weighting import Weighting
 
 from .configs.rl import Config, EvaluateOptions
-from .contradictions import check_options, check_range
+from .contradictions import check_options, check_range, warn_of_options
 from .environments import make_policy, make_sampler, require_tasks
 from .family import Evaluation, Metrics, State
 from .machine import Machine
@@ -118,6 +118,8 @@ class PolicyLearner:
             InputError: the environment has no tasks.
         """
         require_tasks(self.sampler(*self.sizes))  # now, when there is no run directory yet
+        if self.ranks.rank == 0:
+            warn_of_options(self.config)
         params = self.params(seed)
         if self.config.update == "trpo":
             return State(params, None, {"seed": seed})

@@ -1,11 +1,13 @@
 """Step sizes of a policy's inner loop, measured on training tasks."""
 
+import warnings
 from typing import Any
 
 import torch
 
 import metarl
 from metarl.distributed import Ranks
+from metarl.errors import InputError, RunWarning
 from metarl.rl.collect import adapt_by_acting
 from metarl.rl.sampler import Sampler
 
@@ -38,7 +40,8 @@ def measure_rates(
 ) -> int:
     """Set the step sizes in theta, in place, to `metarl.signal_rates` of the first inner step.
 
-    Every task takes its step twice, on episodes of its own each time.
+    Every task takes its step twice, on episodes of its own each time. Where the two have nothing in
+    common, all step sizes are ``lr``, with a warning.
 
     Args:
         theta: initial parameters and one step size an element, whose values are not used.
@@ -53,7 +56,6 @@ def measure_rates(
         Environment steps of all ranks.
 
     Raises:
-        InputError: the two steps of the tasks have nothing in common.
         NonFiniteError: see `adapt_by_acting`; theta is as it was.
     """
     rows = ranks.rows(meta_batch)
@@ -82,8 +84,15 @@ def measure_rates(
         {name: torch.stack([m[name] for m in kind]).mean(0) for name in kind[0]}
         for kind in zip(*moments, strict=True)
     )
+    try:
+        found = metarl.signal_rates(signal, power, lr)
+    except InputError as error:
+        if ranks.rank == 0:
+            warnings.warn(f"step sizes stay at {lr:g}: {error}", RunWarning, stacklevel=2)
+        unmeasured(theta, lr)
+        found = {}
     with torch.no_grad():
-        for name, rate in metarl.signal_rates(signal, power, lr).items():
+        for name, rate in found.items():
             if name in theta:  # what does not adapt has none
                 theta[name].copy_(rate)
     return int(ranks.reduce(torch.tensor([env_steps]))[0])

@@ -9,7 +9,7 @@ from test_rl_evaluation import DOUBLE, SMALL
 from torch import Tensor
 
 import metarl
-from metarl.errors import InputError
+from metarl.errors import InputError, RunWarning
 from metarl_experiments.configs.rl import Config
 from metarl_experiments.rl import PolicyLearner
 from metarl_experiments.step_sizes import BATCHES
@@ -96,6 +96,24 @@ def test_a_run_measures_once_and_counts_what_it_sampled() -> None:
     again, _ = iterate(config, 1)
     for name, p in again[0].items():
         assert torch.equal(p, found[0][name]), name
+
+
+def test_without_a_signal_a_run_goes_on_with_steps_of_one_length() -> None:
+    # No goal is in reach within the horizon: rewards are zero, and so are steps.
+    env = replace(SMALL.env, sparse=True, task_range=(5.0, 6.0))
+    config = replace(SMALL, env=env, learned_lr="signal")
+    with pytest.warns(RunWarning, match=r"step sizes stay at 0\.\d+: .*nothing in common"):
+        found, _ = iterate(config, 1)
+    rates = metarl.split_rates(found[0])[1]
+    assert rates
+    assert all(bool((rate == config.inner_lr).all()) for rate in rates.values())
+
+
+def test_a_measurement_that_never_comes_is_told() -> None:
+    config = replace(SMALL, learned_lr="signal", signal_after=3)
+    with pytest.warns(RunWarning, match="--signal-after 3 is not reached within --iterations 3"):
+        PolicyLearner(replace(config, iterations=3), DOUBLE).init(0)
+    PolicyLearner(replace(config, iterations=4), DOUBLE).init(0)
 
 
 @pytest.mark.parametrize("update", ["trpo", "adam"])
