@@ -19,6 +19,8 @@ TASK_SETTINGS = (
     *("dataset", "rotate"),
     *("env.id", "env.physics", "env.horizon", "env.sparse", "env.task_range"),
 )
+EPISODES = "evaluation_episodes"
+MENDS = {"env.task_range": "; add --task-range LOW HIGH", EPISODES: "; add --episodes N"}
 
 
 def check_comparable(one: Loaded, other: Loaded, options: Any) -> None:
@@ -38,9 +40,9 @@ def check_comparable(one: Loaded, other: Loaded, options: Any) -> None:
             f"--compare {path}: is a run of {other.experiment.name}, {beside} of "
             f"{one.experiment.name}"
         )
-    difference = task_difference(one, other, options, names=(*SIZES, *TASK_SETTINGS))
+    difference = task_difference(one, other, options, names=(*SIZES, *TASK_SETTINGS, EPISODES))
     if difference is not None:
-        mend = "; add --task-range LOW HIGH" if difference.startswith("env.task_range") else ""
+        mend = MENDS.get(difference.partition(" ")[0], "")
         raise InputError(f"--compare {path}: {difference}{mend}")
 
 
@@ -66,6 +68,10 @@ def _settings(config: Any, options: Any, names: tuple[str, ...]) -> dict[str, An
     values = asdict(config)
     values |= {f"env.{name}": value for name, value in values.get("env", {}).items()}
     chosen = {name for name, value in asdict(options).items() if value is not None}
+    if EPISODES in values:
+        values[EPISODES] = values[EPISODES] or values["episodes"]
+    if "episodes" in chosen:
+        chosen.add(EPISODES)
     if getattr(options, "task_seed", None) == "paper":
         chosen.add("task_range")
     return {
@@ -105,6 +111,8 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     weights = rng.multinomial(tasks, np.full(tasks, 1 / tasks), RESAMPLES) / tasks
     with np.errstate(all="ignore"):
         low, high = np.percentile(weights @ difference.T, (2.5, 97.5), axis=0)
+    if tasks == 1:  # which says nothing of others
+        low = high = np.full(steps + 1, np.nan)
     value = {
         "run": other["run"],
         "iteration": other["iteration"],

@@ -1,7 +1,9 @@
 """Evaluation of a run's checkpoint, as JSON."""
 
+import hashlib
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,14 +116,22 @@ def finite_or_null(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def default_file(path: Path, options: Any, *, last: bool, compared: bool) -> Path:
+def default_file(path: Path, options: Any, *, last: bool, compare: Sequence[str]) -> Path:
     """``evaluation.json`` for the family's default protocol, a telling name for any other."""
     defaults = asdict(type(options)())
     parts = ["evaluation"]
     for name, value in asdict(options).items():
         # Where the data lie is no part of the protocol.
         if value != defaults[name] and name != "data":
-            text = re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
-            parts.append(f"{name.replace('_', '-')}-{text}")
-    parts += ["last"] * last + ["compare"] * compared
+            parts.append(f"{name.replace('_', '-')}-{_plain(value)}")
+    parts += ["last"] * last
+    if compare:
+        runs = "+".join(map(_plain, compare))
+        # Names of files end at 255 bytes.
+        short = runs if len(runs) <= 100 else hashlib.sha256(runs.encode()).hexdigest()[:16]
+        parts.append(f"compare-{short}")
     return path / ("-".join(parts) + ".json")
+
+
+def _plain(value: Any) -> str:
+    return re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")

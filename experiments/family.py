@@ -92,10 +92,11 @@ def mean_and_ci95(per_task: np.ndarray) -> dict[str, list[float]]:
     """Mean over tasks and half-width 1.96 s.e. after each number of steps.
 
     Args:
-        per_task: (K + 1, task). Numbers that are not finite make theirs not finite.
+        per_task: (K + 1, task). Numbers that are not finite make theirs not finite; the half-width
+            of one task is NaN, since it says nothing of others.
     """
     with np.errstate(all="ignore"):
         mean = per_task.mean(1)
-        error = per_task.std(1, ddof=1) if per_task.shape[1] > 1 else np.zeros_like(mean)
+        error = per_task.std(1, ddof=1) if per_task.shape[1] > 1 else np.full_like(mean, np.nan)
         ci95 = 1.96 * error / np.sqrt(per_task.shape[1])
     return {"mean": mean.tolist(), "ci95": ci95.tolist()}

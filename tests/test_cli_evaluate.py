@@ -20,7 +20,7 @@ from metarl_experiments.__main__ import main
 from metarl_experiments.catalog import EXPERIMENTS
 from metarl_experiments.comparison import check_comparable, compare
 from metarl_experiments.configs.rl import EnvConfig
-from metarl_experiments.evaluations import FIELDS
+from metarl_experiments.evaluations import FIELDS, check_evaluation
 from metarl_experiments.plots.style import COLOURS, PALETTES
 from metarl_experiments.report import report
 
@@ -162,6 +162,7 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "long": ("--env.horizon=11",),
         "sparse": ("--env.horizon=9", "--env.sparse"),
         "wide": ("--env.horizon=9", "--env.task-range", "2", "3"),
+        "few": ("--env.horizon=9", "--evaluation-episodes=3"),
     }
     for name, own in options.items():
         succeed("train", "navigation", f"--out={top / name}", *shared, *own)
@@ -202,6 +203,37 @@ def test_runs_on_other_ranges_compare_where_the_protocol_gives_one(
     succeed("evaluate", *two, "--task-seed=paper")
     assert "2 tasks, the paper's goals" in capfd.readouterr().out
     succeed("evaluate", str(walks / "plain"), *FEW, "--compare", str(walks / "again"))
+
+
+def test_adapting_on_other_numbers_of_episodes_is_not_compared(
+    walks: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    two = (str(walks / "plain"), "--tasks=2", "--compare", str(walks / "few"))
+    line = refuse(capfd, 2, "evaluate", *two)
+    assert re.search(r"few: evaluation_episodes is 3, that of .*plain is 40", line)
+    assert line.endswith("; add --episodes N")
+    succeed("evaluate", *two, "--episodes=2")
+
+
+def test_each_comparison_has_a_file_of_its_own(walks: Path) -> None:
+    one = (str(walks / "plain"), "--tasks=3", "--steps=1", "--episodes=2", "--compare")
+    for others in (["again"], ["plain"], ["again", "plain"], ["again"] * 9):
+        succeed("evaluate", *one, *(str(walks / other) for other in others))
+    files = list((walks / "plain").glob("evaluation-tasks-3-*-compare-*.json"))
+    assert len(files) == 4
+    compared = [json.loads(file.read_bytes())["variants"]["compare"] for file in files]
+    assert sorted(len(one) for one in compared) == [1, 1, 2, 9]
+
+
+def test_one_task_has_no_interval(walks: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = walks / "single.json"
+    one = (str(walks / "plain"), "--tasks=1", "--steps=1", "--episodes=2", f"--out={out}")
+    succeed("evaluate", *one, "--compare", str(walks / "again"))
+    assert capfd.readouterr().out.count("one task") == 2 + 2 * 2
+    value = json.loads(out.read_bytes())
+    assert value["ci95"] == [None, None]
+    assert value["variants"]["compare"][0]["low"] == [None, None]
+    check_evaluation(value, "navigation", out)
 
 
 def test_table_and_page_say_which_tasks(walks: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -298,6 +330,18 @@ def test_files_of_the_run_are_not_written_over(
     line = refuse(capfd, 2, "evaluate", str(run), "--tasks=5", f"--out={run / name}")
     assert "a file of the run itself" in line
     assert (run / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["state.json", "params.npz", "new.json"])
+@pytest.mark.parametrize("command", ["evaluate", "export", "report", "render"])
+def test_checkpoints_are_not_written_over(
+    run: Path, command: str, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = max((run / "checkpoints").iterdir())
+    before = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
+    line = refuse(capfd, 2, command, str(run), f"--out={checkpoint / name}")
+    assert "a file of the run itself" in line
+    assert {file.name: file.read_bytes() for file in checkpoint.iterdir()} == before
 
 
 def test_a_run_that_may_not_be_written_to_is_reported(

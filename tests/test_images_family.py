@@ -17,11 +17,13 @@ from metarl_experiments import image_tasks
 from metarl_experiments.bench.omniglot import as_kernel, gradient, loop_gradient
 from metarl_experiments.configs.bounds import check_ranges
 from metarl_experiments.configs.images import Config, EvaluateOptions
+from metarl_experiments.evaluate import Loaded
 from metarl_experiments.image_curves import MODES
 from metarl_experiments.image_tasks import Source, Tasks, build_net
 from metarl_experiments.images import ImagesLearner, build, step_weights
 from metarl_experiments.machine import Machine, resolve
-from metarl_experiments.options import find_experiment
+from metarl_experiments.options import find_experiment, preset_config
+from metarl_experiments.plots import images
 from metarl_experiments.train_options import fresh
 
 Mode = Literal["transductive", "support", "per_step"]
@@ -202,6 +204,23 @@ def test_the_query_is_normalised_as_configured(
     losses = {m: float(curve.loss[-1].mean()) for m, curve in zip(MODES, curves, strict=True)}
     assert found == pytest.approx(losses.pop(mode), rel=1e-5)
     assert found != pytest.approx(losses.popitem()[1], rel=1e-3)
+
+
+def test_tasks_made_otherwise_have_nothing_beside_them() -> None:
+    omniglot = find_experiment("omniglot")
+
+    def loaded(**changes: Any) -> Loaded:
+        config = replace(preset_config(omniglot, "default"), **changes)
+        unread: Any = None
+        return Loaded(omniglot, unread, config, build(config, MACHINE), {})
+
+    usual, upright = loaded(), loaded(rotate=False)
+    assert [points.label for points in images.published(usual)] == [
+        f"{label} (published)" for label in images.PUBLISHED
+    ]
+    assert images.beside([usual]) == {"omniglot-5way-1shot": "omniglot-5way-1shot (shipped)"}
+    assert images.published(upright) == []
+    assert images.beside([usual, upright]) == {}
 
 
 def test_presets_hold_the_papers_step_sizes_and_bounds() -> None:

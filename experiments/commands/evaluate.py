@@ -10,14 +10,13 @@ import tyro
 
 from metarl.errors import InputError
 from metarl.runs import write_json
-from metarl.runs.layout import BEST, CONFIG, EVALUATION, holds_run
-from metarl.runs.lock import OWNER
-from metarl.runs.metrics import METRICS
+from metarl.runs.layout import EVALUATION
 
 from ..comparison import check_comparable, compare
 from ..evaluate import default_file, evaluate, experiment_of, load
 from ..evaluations import tasks_told
 from ..options import parse, positionals
+from ..outputs import output
 from ..shipped import is_shipped
 from ..view import show_curve
 
@@ -82,21 +81,16 @@ def run(argv: Sequence[str]) -> int:
 def _out(path: Path, command: EvaluateCommand[Any]) -> Path | None:
     """Where the JSON goes; None for a shipped run, which stays as it is."""
     if command.out is None:
-        compared = bool(command.compare)
-        default = default_file(path, command.protocol, last=command.last, compared=compared)
+        default = default_file(path, command.protocol, last=command.last, compare=command.compare)
         return None if is_shipped(path) else default
-    out = Path(command.out)
-    if is_shipped(out):
-        raise InputError(f"--out {out}: shipped results stay as they are; choose another")
-    if holds_run(out.parent) and out.name in (CONFIG, METRICS, BEST, OWNER):
-        raise InputError(f"--out {out}: is a file of the run itself; choose another")
+    out = output(command.out)
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"--out {out}: needs a file name in a directory that exists")
     return out
 
 
-def _number(value: float | None, width: int = 10) -> str:
-    return f"{'not finite' if value is None else format(value, '.4g'):>{width}}"
+def _number(value: float | None, none: str = "not finite") -> str:
+    return f"{none if value is None else format(value, '.4g'):>10}"
 
 
 def table(result: dict[str, Any]) -> str:
@@ -107,7 +101,7 @@ def table(result: dict[str, Any]) -> str:
     )
     rows = [f"{'steps':>5} {result['metric']:>10} {'+-95 %':>10}"]
     for k, (mean, ci95) in enumerate(zip(result["mean"], result["ci95"], strict=True)):
-        rows.append(f"{k:>5} {_number(mean)} {_number(ci95)}")
+        rows.append(f"{k:>5} {_number(mean)} {_number(ci95, _no_interval(result))}")
     return "\n".join([head, *rows])
 
 
@@ -117,5 +111,11 @@ def comparison(result: dict[str, Any], difference: dict[str, Any]) -> str:
     rows = [f"{'steps':>5} {result['metric']:>10} {'low':>10} {'high':>10}"]
     columns = (difference[name] for name in ("mean", "low", "high"))
     for k, values in enumerate(zip(*columns, strict=True)):
-        rows.append(f"{k:>5} " + " ".join(map(_number, values)))
+        mean, *interval = values
+        ends = (_number(end, _no_interval(result)) for end in interval)
+        rows.append(f"{k:>5} {_number(mean)} " + " ".join(ends))
     return "\n".join([head, *rows])
+
+
+def _no_interval(result: dict[str, Any]) -> str:
+    return "one task" if result["tasks"] == 1 else "not finite"

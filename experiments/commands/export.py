@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -12,7 +11,7 @@ from metarl.runs import export_params, read_snapshot
 from metarl.runs.export import check_export
 
 from ..options import parse, positionals
-from ..shipped import is_shipped
+from ..outputs import output
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,7 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(f"RUN: one is exported at a time ({' '.join(names)})")
     if command.out is None:
         raise InputError("--out: is missing; name a file that ends in .npz or .safetensors")
-    out = Path(command.out)
-    if is_shipped(out):
-        raise InputError(f"--out {out}: shipped results stay as they are; choose another")
+    out = output(command.out)
     check_export(out)
     snapshot = read_snapshot(names[0], last=command.last)
     export_params(out, snapshot.params)

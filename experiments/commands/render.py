@@ -15,6 +15,7 @@ from ..environments import NAVIGATION
 from ..episodes import learner_of, play, spread_tasks
 from ..evaluate import load
 from ..options import parse, positionals
+from ..outputs import output
 from ..shipped import is_shipped
 from ..video import check_file, compose, write_video
 
@@ -60,11 +61,9 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(f"RUN: one is filmed at a time ({' '.join(names)})")
     path = Path(names[0])
     folder = Path() if is_shipped(path) else path
-    out = Path(command.out) if command.out else folder / "video.gif"
+    out = output(command.out or folder / "video.gif")
     if not command.steps:
         raise InputError("--steps: is empty; 0 is the policy before adaptation")
-    if is_shipped(out):
-        raise InputError(f"--out {out}: shipped results stay as they are; choose another")
     loaded = load(path, last=command.last, device=command.device)
     learner = learner_of(loaded)
     check_file(out)

@@ -7,6 +7,7 @@ from pathlib import Path
 from metarl.errors import InputError
 
 from ..options import parse, positionals
+from ..outputs import output
 from ..report import report
 from ..shipped import is_shipped
 
@@ -31,9 +32,7 @@ def run(argv: Sequence[str]) -> int:
     names, rest = ([], argv) if argv and argv[0] in ("-h", "--help") else positionals(argv, "RUN")
     command = parse(ReportCommand, rest, prog=prog, default=ReportCommand())
     paths = [Path(name) for name in names]
-    out = Path(command.out) if command.out else _default(paths)
-    if is_shipped(out):
-        raise InputError(f"--out {out}: shipped results stay as they are; choose another")
+    out = output(command.out or _default(paths))
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose a directory")
     print(f"figures and page: {report(paths, out, device=command.device)}")

@@ -12,6 +12,7 @@ from ..catalog import package_data
 from ..evaluate import Loaded
 from ..image_tasks import Tasks
 from ..images import ImagesLearner
+from ..options import preset_config
 from .curves import Curve, Points, adaptation_curves, learning_curves
 from .style import COLOURS, Figure, draw, ink
 
@@ -22,7 +23,15 @@ PUBLISHED = ("MAML", "first order", "MAML, no convolutions", "MAML++")
 
 def beside(runs: Sequence[Loaded]) -> dict[str, str]:
     """Groups of shipped runs of the same ways and shots to stand beside these."""
+    if any(not _as_published(loaded) for loaded in runs):
+        return {}
     return {group(loaded): f"{group(loaded)} (shipped)" for loaded in runs}
+
+
+def _as_published(loaded: Loaded) -> bool:
+    """Whether a run's tasks are made as those of the papers and of the shipped runs."""
+    usual = preset_config(loaded.experiment, "default")
+    return bool(loaded.config.rotate == usual.rotate)
 
 
 def group(loaded: Loaded) -> str:
@@ -54,7 +63,7 @@ def published(loaded: Loaded) -> list[Points]:
     learner = loaded.learner
     assert isinstance(learner, ImagesLearner)
     table = package_data("paper", "images")
-    if group(loaded) not in table["columns"]:
+    if group(loaded) not in table["columns"] or not _as_published(loaded):
         return []
     column = table["columns"].index(group(loaded))
     return [

@@ -1,0 +1,27 @@
+"""Where commands may write: not over shipped results, nor over what a run goes on from."""
+
+from pathlib import Path
+
+from metarl.errors import InputError
+from metarl.runs.layout import BEST, CHECKPOINTS, CONFIG, holds_run
+from metarl.runs.lock import OWNER
+from metarl.runs.metrics import METRICS
+
+from .shipped import is_shipped
+
+
+def output(value: str | Path) -> Path:
+    """The path that ``--out`` names.
+
+    Raises:
+        InputError: what lies there is not to be written over.
+    """
+    out = Path(value)
+    if is_shipped(out):
+        raise InputError(f"--out {out}: shipped results stay as they are; choose another")
+    absolute = out.resolve()
+    own = absolute.name in (CONFIG, METRICS, BEST, OWNER) and holds_run(absolute.parent)
+    inside = (p for p in (absolute, *absolute.parents) if p.name == CHECKPOINTS)
+    if own or any(holds_run(p.parent) for p in inside):
+        raise InputError(f"--out {out}: is a file of the run itself; choose another")
+    return out
