@@ -142,7 +142,9 @@ def _per_form(
                 inputs = iter(given)
                 return tree_unflatten([next(inputs) if x is _TENSOR else x for x in rest], spec)
 
-            built[key] = build(read, tensors)
+            # Each an object of its own, as which a record tells tensors apart: one that comes in
+            # several places now may be several the next time.
+            built[key] = build(read, [x.detach().requires_grad_(x.requires_grad) for x in tensors])
         return built[key](*tensors)
 
     return compiled, ready
@@ -173,7 +175,13 @@ def _take_apart(tree: Any, tensors: list[Tensor], form: list[Any]) -> None:
         for x in tree:
             _take_apart(x, tensors, form)
     else:
-        form.append((type(tree), tree))
+        leaves, spec = tree_flatten(tree)
+        if spec.is_leaf():
+            form.append((type(tree), tree))
+            return
+        form.append(spec)  # of a type that its owner has registered
+        for x in leaves:
+            _take_apart(x, tensors, form)
 
 
 def _record(fn: Callable[..., Any], tensors: list[Tensor]) -> tuple[GraphModule, TreeSpec]:

@@ -12,13 +12,16 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import is_dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .compiling import Ready, compile_chunks, compiler_present
+from .elementary import Elementary
 from .errors import InputError
 from .modules import ONE_TASK_AT_A_TIME
 from .threads import map_on_threads, one_intra_op_thread
@@ -79,7 +82,8 @@ def resolve_mapping(text: str, data: Any) -> Mapping:
     """Make ``auto`` definite: a pure function of shapes, device and compiler.
 
     Args:
-        text: see `parse_mapping`. Where no compiler is present, ``+compile`` is dropped.
+        text: see `parse_mapping`. Where no compiler is present, and inside ``torch.func``
+            transforms, which a program cannot be differentiated by, ``+compile`` is dropped.
         data: tensors with a leading task dimension.
 
     Raises:
@@ -92,8 +96,9 @@ def resolve_mapping(text: str, data: Any) -> Mapping:
             f"mapping {text!r} does not see torch.autocast, whose state stays on the calling "
             "thread and out of compiled programs: use vmap or chunk:N, or cast params and data"
         )
-    mapping = mapping._replace(compile=mapping.compile and compiler_present())
     transformed = torch._C._functorch.maybe_current_level() is not None
+    compiles = mapping.compile and not transformed and compiler_present()
+    mapping = mapping._replace(compile=compiles)
     if mapping.kind == "threads" and transformed:
         raise InputError(
             "mapping 'threads' cannot run inside torch.func transforms, whose state stays on the "
@@ -107,7 +112,7 @@ def resolve_mapping(text: str, data: Any) -> Mapping:
         on_cpu = all(x.device.type in ("cpu", "meta") for x in tensors)
         if not (large and on_cpu and tasks > 1):
             mapping = mapping._replace(kind="vmap")
-        elif mapping.compile and not transformed:
+        elif mapping.compile:
             mapping = mapping._replace(kind="threads")
         else:
             # Uncompiled chains hold the interpreter lock too much to gain from threads.
@@ -124,9 +129,17 @@ def count_tasks(data: Any) -> int:
     """The common leading dimension of all tensors in ``data``.
 
     Raises:
-        InputError: there is none, or it differs between tensors.
+        InputError: there is none, it differs between tensors, or numbers are hidden in an array or
+            a dataclass.
     """
-    sizes = {x.shape[0] if x.ndim else None for x in tree_leaves(data) if isinstance(x, Tensor)}
+    leaves = tree_leaves(data)
+    for x in leaves:
+        if isinstance(x, np.ndarray) or is_dataclass(x):
+            raise InputError(
+                f"a batch holds a {type(x).__name__}, which every task would get whole: use "
+                "tensors, in tuples, lists, dicts or NamedTuples"
+            )
+    sizes = {x.shape[0] if x.ndim else None for x in leaves if isinstance(x, Tensor)}
     if len(sizes) != 1 or None in sizes or 0 in sizes:
         raise InputError(
             "the batches of a meta-batch need one common leading task dimension, got "
@@ -141,14 +154,18 @@ def count_tasks(data: Any) -> int:
 def each(fn: Callable[[Any, Any], Any]) -> ChunkFunction:
     """``fn(shared, one task's data)`` as a chunk function with outputs stacked over tasks."""
 
+    def one(shared: Any, data: Any) -> Any:
+        with Elementary():
+            return fn(shared, data)
+
     def run(shared: Any, data: Any) -> Any:
         if count_tasks(data) == 1:
             # A plain chain, without the detours of vmap.
-            out = fn(shared, tree_map(lambda x: x[0] if isinstance(x, Tensor) else x, data))
+            out = one(shared, tree_map(lambda x: x[0] if isinstance(x, Tensor) else x, data))
             return tree_map(lambda x: x.unsqueeze(0), out)
         dims = tree_map(lambda x: 0 if isinstance(x, Tensor) else None, data)
         mapped = torch.func.vmap(
-            functools.partial(fn, shared), in_dims=(dims,), randomness="different"
+            functools.partial(one, shared), in_dims=(dims,), randomness="different"
         )
         try:
             return mapped(data)

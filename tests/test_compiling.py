@@ -105,6 +105,34 @@ def test_a_program_is_made_for_shapes_numbers_and_grad_mode() -> None:
     torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-12)
 
 
+def squared_error(params: Params, batch: tuple[Tensor, Tensor]) -> Tensor:
+    x, y = batch
+    return (torch.tanh(x @ params["w"]) @ params["v"] - y).square().mean()
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
+@pytest.mark.parametrize("mapping", ["vmap+compile", "chunk:1+compile"])
+def test_a_program_of_one_tensor_in_several_places_serves_several(mapping: str) -> None:
+    w, v, *data = matrices((4, 6), (6, 1), *[(2, 5, 4), (2, 5, 1)] * 4)
+    params = {"w": w.requires_grad_(), "v": v.requires_grad_()}
+    batches = list(zip(data[::2], data[1::2], strict=True))
+    own = {name: torch.tensor(0.1 * i, dtype=w.dtype) for i, name in enumerate(params, 1)}
+    calls = [  # of pairs with the same shapes, first with tensors repeated
+        ([batches[0]] * 3, batches[0], 0.1),
+        (batches[:3], batches[3], 0.1),
+        (batches[:3], batches[3], own),
+    ]
+    for supports, query, lr in calls:
+        found, truth = (
+            meta_gradient(
+                squared_error, squared_error, params, supports, query, InnerLoop(lr), mapping=how
+            )
+            for how in (mapping, "vmap")
+        )
+        torch.testing.assert_close(found, truth, rtol=1e-10, atol=1e-12)
+
+
 def moved(w: Tensor, slope: Tensor) -> Tensor:
     """``w`` after a step of Adam's fused kernel, which walks through both in memory's order."""
     p = w.detach().clone()
