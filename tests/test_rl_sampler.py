@@ -1,4 +1,5 @@
 import gc
+import operator
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,9 +15,10 @@ from walkers import Walker
 
 import metarl_envs
 from metarl.errors import InputError, NonFiniteError, WorkerError
+from metarl.nets import MLP
 from metarl.params import Params, expand_params, from_module
 from metarl.rl.actions import action_map
-from metarl.rl.distributions import log_prob, sample
+from metarl.rl.distributions import Gaussian, log_prob, sample
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.rollout import Rollout, episode_returns, mean_return
 from metarl.rl.sampler import Sampler
@@ -212,6 +214,70 @@ def test_the_policy_sampled_is_the_module(
         assert torch.allclose(found * rollout.mask[..., None], true * rollout.mask[..., None])
 
 
+def replaced(change: Callable[[GaussianMLP], object]) -> GaussianMLP:
+    policy = _policy()
+    assert isinstance(policy, GaussianMLP)
+    change(policy)
+    return policy
+
+
+class Bounded(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * torch.tanh(super().forward(x))
+
+
+class Halved(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * super().forward(x)
+
+
+class OneForAll(nn.Module):
+    """Its standard deviation comes without the rows, as it broadcasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, 2)
+        self.log_std = nn.Parameter(torch.zeros(2))
+
+    def forward(self, observations: Tensor) -> Gaussian:
+        return Gaussian(self.net(observations), self.log_std)
+
+
+def scaled(module: nn.Module, inputs: Any) -> Any:
+    return (5 * inputs[0],)
+
+
+CHANGED: dict[str, Callable[[], nn.Module]] = {
+    "another net": lambda: replaced(lambda p: setattr(p, "mean", Bounded((2, 8, 2)))),
+    "a hook": lambda: replaced(lambda p: p.register_forward_pre_hook(scaled)),
+    "a hook inside": lambda: replaced(lambda p: p.mean.layers[0].register_forward_pre_hook(scaled)),
+    "a forward of its own": lambda: replaced(
+        lambda p: setattr(p.mean, "forward", Bounded((2, 8, 2)).forward)
+    ),
+    "another layer": lambda: replaced(lambda p: p.mean.layers.insert(0, Halved(2, 2))),
+    "a layer in another": lambda: replaced(
+        lambda p: operator.setitem(p.mean.layers, 0, nn.Sequential(nn.Linear(2, 100)))
+    ),
+    "a parametrisation": lambda: replaced(
+        lambda p: nn.utils.parametrizations.weight_norm(p.mean.layers[0])
+    ),
+    "one standard deviation": OneForAll,
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_the_policy_sampled_is_the_module_as_it_was_changed(change: str) -> None:
+    policy = CHANGED[change]()
+    params, apply = from_module(policy)
+    sampler = Sampler(_walkers(12), episodes=EPISODES, horizon=HORIZON)
+    sampler.set_tasks(_tasks())
+    own = {name: p.detach().clone() for name, p in expand_params(params, TASKS).items()}
+    rollout, _ = sampler.collect(policy, own, seed=SEED)
+    mask = rollout.mask[..., None]
+    for found, true in zip(rollout.distribution, apply(params, rollout.observations), strict=True):
+        assert torch.allclose(found * mask, true * mask, atol=1e-5)
+
+
 class Bare(GaussianMLP):
     def forward(self, observations: Tensor) -> Any:
         return self.mean(observations)
@@ -293,6 +359,17 @@ def test_tasks_can_change_between_collections() -> None:
         after = torch.cat((rollout.observations[..., 1:, 0], torch.zeros(TASKS, EPISODES, 1)), -1)
         going_on = rollout.mask * (1 - (rollout.terminated | rollout.truncated).float())
         assert torch.allclose(rollout.rewards * going_on, slope * after * going_on, atol=1e-5)
+
+
+def test_environments_that_others_use_too_get_their_tasks_again(whole: Rollout) -> None:
+    envs = _walkers(12)
+    first, second = (Sampler(envs, episodes=EPISODES, horizon=HORIZON) for _ in range(2))
+    policy = _policy()
+    first.set_tasks(_tasks())
+    second.set_tasks(_tasks()[::-1])
+    for sampler in (first, second, first):
+        rollout, _ = sampler.collect(policy, _params(policy), seed=SEED)
+    assert _same(rollout, whole)
 
 
 def test_invalid_episodes_are_dropped_whole_and_alone(whole: Rollout) -> None:

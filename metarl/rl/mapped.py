@@ -17,10 +17,12 @@ Mapped = Callable[[Params, Tensor], Distribution]
 def map_policy(policy: nn.Module, params: Params) -> Mapped:
     """The policy under every task's parameters, by its own ``map_tasks`` or by vmap.
 
-    Its own serves where it stands for its ``forward``, which a subclass may have overridden, and
-    finds all it reads in ``params``, which lack what is frozen.
+    Its own serves where it stands for its ``forward``, which a subclass may have overridden and
+    hooks may change, and finds all it reads in ``params``, which lack what is frozen. ``as_built``
+    is how a policy says that its parts are others than its ``map_tasks`` knows.
     """
-    fits = _defines(policy, "map_tasks", rather_than="forward")
+    fits = _defines(policy, "map_tasks", rather_than="forward") and not _hooked(policy)
+    fits = fits and getattr(policy, "as_built", True)
     if fits and params.keys() == {name for name, _ in policy.named_parameters()}:
         mapped: Mapped = policy.map_tasks  # type: ignore[assignment]
         return mapped
@@ -30,7 +32,8 @@ def map_policy(policy: nn.Module, params: Params) -> Mapped:
     def act(own: Params, observations: Tensor) -> Distribution:
         distribution: Distribution = apply(own, observations)
         check_kind(distribution)  # which vmap would not say
-        return distribution
+        # A standard deviation of all states comes as one: rollouts hold one of each.
+        return type(distribution)(*torch.broadcast_tensors(*distribution))  # type: ignore[no-untyped-call]
 
     return torch.func.vmap(act, randomness="different")
 
@@ -43,6 +46,14 @@ def _defines(policy: nn.Module, name: str, *, rather_than: str) -> bool:
         if rather_than in vars(kind):
             return False
     return False
+
+
+def _hooked(policy: nn.Module) -> bool:
+    """Whether a call of the policy, or of a part, is more than its class's ``forward``."""
+    return any(
+        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+        for module in policy.modules()
+    )
 
 
 def one_by_one(apply: Mapped) -> Mapped:

@@ -66,6 +66,11 @@ class GaussianMLP(nn.Module):
         mean = self.mean(observations)
         return Gaussian(mean, self._floored(self.log_std).expand_as(mean))
 
+    @property
+    def as_built(self) -> bool:
+        """Whether `map_tasks` stands for `forward`: nobody has replaced the net or its layers."""
+        return _is_plain(self.mean)
+
     def map_tasks(self, params: Params, observations: Tensor) -> Gaussian:
         """``(task, row, observation) -> (task, row, action)``, parameters ``(task, ...)``."""
         mean = _map_mlp(self.mean, "mean", params, observations)
@@ -109,6 +114,11 @@ class CategoricalMLP(nn.Module):
         """Distribution of the actions, ``(..., observation) -> (..., actions)``."""
         return Categorical(self.logits(observations))
 
+    @property
+    def as_built(self) -> bool:
+        """As of `GaussianMLP`."""
+        return _is_plain(self.logits)
+
     def map_tasks(self, params: Params, observations: Tensor) -> Categorical:
         """``(task, row, observation) -> (task, row, actions)``, parameters ``(task, ...)``."""
         return Categorical(_map_mlp(self.logits, "logits", params, observations))
@@ -122,6 +132,13 @@ def in_head(hidden: int) -> Callable[[str], bool]:
         return last in name or name == "log_std"
 
     return adapted
+
+
+def _is_plain(net: nn.Module) -> bool:
+    """Whether it is an MLP of linear layers, and those of no subclass, as a parametrisation is."""
+    return type(net) is MLP and all(
+        type(layer) is nn.Linear and layer.bias is not None for layer in net.layers
+    )
 
 
 def _map_mlp(mlp: MLP, name: str, params: Params, x: Tensor) -> Tensor:

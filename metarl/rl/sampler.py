@@ -74,8 +74,6 @@ class Sampler:
         self.exact = exact
         self._tasks: list[vector.Task | None] = []
         self._block = (0, 0)
-        # The first row of the tasks each environment holds, to set them only when they change.
-        self._held: list[int | None] = [None] * len(self.envs)
         for env in self.envs:
             vector.check_vector(env)
             if exact and env.num_envs % episodes:
@@ -102,14 +100,18 @@ class Sampler:
         """Choose the tasks of the collections to come; None is what the environments hold.
 
         Args:
-            tasks: to be sampled here.
+            tasks: to be sampled here; all of them or none is None.
             block: ``(first, total)`` where these are part of ``total`` tasks, the others being
                 sampled elsewhere: each then has the noise it would have if all were sampled here,
                 as long as nowhere is padding.
+
+        Raises:
+            InputError: some tasks are None and some are not.
         """
+        if 0 < sum(task is None for task in tasks) < len(tasks):
+            raise InputError("some tasks are None: give all of them, or None for each")
         self._tasks = list(tasks)
         self._block = (0, len(self._tasks)) if block is None else block
-        self._held = [None] * len(self.envs)
 
     def collect(self, policy: nn.Module, params: Params, *, seed: int) -> tuple[Rollout, Counts]:
         """Sample every task's episodes with its own parameters.
@@ -197,10 +199,9 @@ class Sampler:
 
     def _reset(self, lane: int, first: int, total: int, seed: int) -> NDArray[Any]:
         env = self.envs[lane]
-        if self._held[lane] != first:
-            tasks = self._task_of(np.arange(first, first + env.num_envs))
-            vector.set_tasks(env, [self._tasks[i] for i in tasks], timeout=self.timeout)
-            self._held[lane] = first
+        tasks = self._task_of(np.arange(first, first + env.num_envs))
+        # Each time: the environments are the caller's, who may have given them others since.
+        vector.set_tasks(env, [self._tasks[i] for i in tasks], timeout=self.timeout)
         start = seed_of(seed, "reset")
         before, all_rows = (tasks * self.episodes for tasks in self._block)
         return vector.reset(
