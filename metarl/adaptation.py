@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_map, tree_structure
 
 from .errors import InputError
-from .inner import InnerLoop, Loss, adapt_path_one, check_supports
+from .inner import InnerLoop, Loss, adapt_path_one, supports_of
 from .mapping import ChunkFunction, count_tasks, each, resolve_mapping, run_chunks
 from .params import Params, expand_params, split_rates
 
@@ -34,8 +34,7 @@ def adapt_path(
     Raises:
         InputError: batches disagree on the number of tasks, or as `InnerLoop` says.
     """
-    check_supports(supports)
-    supports = tuple(supports)
+    supports = supports_of(supports)
     if not supports:
         raise InputError("adapt_path needs one support batch for each inner step, got none")
     tasks = count_tasks(supports)
@@ -85,6 +84,7 @@ def adaptation_curve(
     Raises:
         InputError: a list of queries that is not one for each k, or as in `adapt_path`.
     """
+    supports = supports_of(supports)
     with torch.no_grad():
         path = adapt_path(inner_loss, params, supports, inner, mapping=mapping)
         queries = queries_of(query, supports)

@@ -2,7 +2,8 @@
 
 torch's fused layer, batch and instance norms silently give second derivatives that are wrong by
 about a tenth when vmap maps their weights (pytorch/functorch issue 534), and none beyond the second
-order. Its weight norm is differentiated once correctly and twice wrongly, mapped or not. Replaced
+order. Its weight norm is differentiated once correctly and twice wrongly, mapped or not. An
+embedding's padding row, which gets no gradient, gets a second derivative under vmap. Replaced
 is the function, not the module, so that it does not matter who calls it.
 """
 
@@ -115,9 +116,70 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / norms)
 
 
+def _torch_layer_norm(
+    input: Tensor,  # noqa: A002  (the names are torch's)
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    del cudnn_enable
+    return _layer_norm(input, normalized_shape, weight, bias, eps)
+
+
+def _torch_batch_norm(
+    input: Tensor,  # noqa: A002  (the names are torch's)
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    del cudnn_enabled
+    return _batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def _torch_instance_norm(
+    input: Tensor,  # noqa: A002  (the names are torch's)
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    del cudnn_enabled
+    stored = (running_mean, running_var)
+    return _instance_norm(input, *stored, weight, bias, use_input_stats, momentum, eps)
+
+
+def _embedding(
+    input: Tensor,  # noqa: A002  (the names are torch's)
+    weight: Tensor,
+    padding_idx: int | None = None,
+    *options: Any,
+    **named: Any,
+) -> Tensor:
+    """Rows of the weight, that of ``padding_idx`` as a constant."""
+    if padding_idx is not None:
+        rows = torch.arange(len(weight), device=weight.device).unsqueeze(1)
+        weight = torch.where(rows == padding_idx % len(weight), weight.detach(), weight)
+    return functional.embedding(input, weight, None, *options, **named)
+
+
 _ELEMENTARY: dict[Callable[..., Any], Callable[..., Tensor]] = {
     functional.layer_norm: _layer_norm,
     functional.batch_norm: _batch_norm,
     functional.instance_norm: _instance_norm,
+    functional.embedding: _embedding,
+    torch.layer_norm: _torch_layer_norm,
+    torch.batch_norm: _torch_batch_norm,
+    torch.instance_norm: _torch_instance_norm,
     torch._weight_norm: _weight_norm,
 }

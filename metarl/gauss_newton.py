@@ -36,7 +36,10 @@ class GaussNewton(NamedTuple):
 def gauss_newton(
     fisher: GaussNewton, data: Any, mapping: Mapping, reduce: Reduce | InOrder | None
 ) -> Callable[[Params, Params], Params]:
-    """``(theta, v) -> mean over tasks of J' M J v``, linearised once for each theta."""
+    """``(theta, v) -> mean over tasks of J' M J v``, linearised once for each theta.
+
+    Theta changed in place counts as another, unless it is changed behind torch's back (``.data``).
+    """
     if mapping == Mapping("chunk", 1, False) and not autocast_active():
         # A product only replays recorded operations, which leaves the interpreter to others.
         mapping = mapping._replace(kind="threads")

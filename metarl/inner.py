@@ -1,13 +1,14 @@
 """The inner loop: gradient steps of one task, differentiable with respect to where they start."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from .elementary import Elementary
 from .errors import InputError
 from .inner_optimizers import OPTIMIZERS
 from .params import Params, split_rates
@@ -20,6 +21,8 @@ Loss = Callable[[Params, Any], Any]
 A pure function of its two arguments. Mapped by vmap, its Python code runs once for all tasks;
 compiled, once for each set of shapes: Python numbers and branches, and which tensors it closes
 over, stay as they were then. What changes from call to call belongs in ``params`` or ``batch``.
+Random numbers, such as dropout's, follow torch's generator unless the loss is compiled.
+Meta-gradients go to ``params`` alone, not to what a loss closes over.
 """
 
 
@@ -101,19 +104,21 @@ def adapt_path_one(
     return path
 
 
-def check_supports(supports: Sequence[Any]) -> None:
-    """Refuse one batch in place of one batch a step, which would be taken apart into steps.
+def supports_of(supports: Iterable[Any]) -> tuple[Any, ...]:
+    """The support batches, one a step; not one batch, which would be taken apart into steps.
 
     Raises:
         InputError: it is a mapping, a NamedTuple, or several bare tensors, such as ``(x, y)``.
     """
     one = isinstance(supports, Mapping) or hasattr(supports, "_fields")
-    if one or len({id(batch) for batch in supports if isinstance(batch, Tensor)}) > 1:
+    batches = tuple(supports)
+    if one or len({id(batch) for batch in batches if isinstance(batch, Tensor)}) > 1:
         raise InputError(
             f"supports is a {type(supports).__name__} that looks like a single batch: give one "
             "batch for each inner step, [batch] * steps; of batches that are one tensor each, "
             "give tuples, (x,)"
         )
+    return batches
 
 
 def _step(loss: Loss, inner: InnerLoop, names: list[str]) -> Callable[..., tuple[Params, Any]]:
@@ -124,7 +129,8 @@ def _step(loss: Loss, inner: InnerLoop, names: list[str]) -> Callable[..., tuple
         seen = {n: p.detach() for n, p in here.items()} if inner.first_order else here
 
         def support_loss(moving: Params) -> Tensor:
-            return first(loss({**seen, **moving}, support))
+            with Elementary():
+                return first(loss({**seen, **moving}, support))
 
         gradient = torch.func.grad(support_loss)({name: seen[name] for name in names})
         if inner.first_order:
@@ -143,8 +149,7 @@ def adapt(loss: Loss, params: Params, supports: Sequence[Any], inner: InnerLoop)
     Raises:
         InputError: ``supports`` is a batch, not batches, or as in `adapt_path_one`.
     """
-    check_supports(supports)
-    return adapt_path_one(loss, params, supports, inner)[-1]
+    return adapt_path_one(loss, params, supports_of(supports), inner)[-1]
 
 
 def extended_rates(

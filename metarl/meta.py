@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_leaves
 
 from .adaptation import adapt_tasks, queries_of, split_inner
 from .errors import InputError
-from .inner import InnerLoop, Loss, adapt_path_one, check_supports, first
+from .inner import InnerLoop, Loss, adapt_path_one, first, supports_of
 from .mapping import resolve_mapping
 from .objective import mean_gradient, values
 from .params import Params, split_rates
@@ -148,11 +149,10 @@ def _problem(
     step_weights: Sequence[float] | None,
 ) -> tuple[Any, Any, Any]:
     """The function of one task, what all tasks share, and the data of each."""
-    check_supports(supports)
-    supports = tuple(supports)
+    supports = supports_of(supports)
     queries = queries_of(query, supports)
     weights = None if step_weights is None else tuple(float(w) for w in step_weights)
-    if weights is not None and len(weights) != len(supports):
+    if weights is not None and (not weights or len(weights) != len(supports)):
         raise InputError(
             f"step_weights has {len(weights)} weights for {len(supports)} inner steps: "
             "give one for the loss after each step"
@@ -163,16 +163,25 @@ def _problem(
             f"for each of the {len(supports)} inner steps; a single batch that is a list must be "
             "built like the supports, or be a tuple"
         )
-    if isinstance(inner.lr, dict) and any(x.requires_grad for x in inner.lr.values()):
+    if isinstance(inner.lr, dict) and _wants_gradients(inner.lr):
         raise InputError(
             "InnerLoop.lr holds tensors that require gradients, which a meta-gradient would not "
             "give them: merge learned step sizes into params (learned_rates), or detach these"
+        )
+    if torch.is_grad_enabled() and _wants_gradients((supports, queries)):
+        raise InputError(
+            "a batch holds tensors that require gradients, which a meta-gradient would not give "
+            "them: merge what is learned into params, detach the rest, or take adapt_tasks"
         )
     options, lr = split_inner(inner, params)
     like = next(iter(params.values()))
     fn = _adapted_loss(inner_loss, outer_loss, options, weights is not None)
     shared = (params, lr, None if weights is None else like.new_tensor(weights))
     return fn, shared, (supports, queries)
+
+
+def _wants_gradients(tree: Any) -> bool:
+    return any(isinstance(x, Tensor) and x.requires_grad for x in tree_leaves(tree))
 
 
 def reptile_loss(

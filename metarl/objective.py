@@ -47,7 +47,7 @@ def mean_over_tasks(
     Values and gradients keep sums only, never the graphs of all tasks: a mean loss with a graph
     would hold every task's activations, and all-reducing such a loss over ranks gives wrong
     gradients. Fisher products of a `GaussNewton` do keep, of every task, what does not depend on
-    the vector, until the objective ends: give them few time steps (`metarl.rl.subsample`).
+    the vector, until the objective ends: give them few time steps (`metarl.rl.batches.subsample`).
 
     Args:
         fn: the objective of one task. Build it once: compiled functions are kept by identity.

@@ -107,7 +107,9 @@ def mean_of_chunks(sums: Iterable[Any], data: Any, reduce: Reduce | InOrder | No
         flat = sum_over_ranks(_flat(total, tasks), reduce)
     leaves, spec = tree_flatten(total)
     parts = torch.split(flat[1:] / flat[0], [x.numel() for x in leaves])
-    shaped = [part.view_as(x) for part, x in zip(parts, leaves, strict=True)]
+    # The vector is of the widest type among them; a sum of whole numbers has a broken mean.
+    kinds = [x.dtype if x.is_floating_point() else flat.dtype for x in leaves]
+    shaped = [part.view_as(x).to(kind) for part, x, kind in zip(parts, leaves, kinds, strict=True)]
     return tree_unflatten(shaped, spec)
 
 

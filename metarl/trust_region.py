@@ -135,7 +135,9 @@ def _flat(tree: Params, like: Params) -> Tensor:
 
 def _like(flat: Tensor, params: Params) -> Params:
     parts = torch.split(flat, [p.numel() for p in params.values()])
-    return {name: part.view_as(p) for (name, p), part in zip(params.items(), parts, strict=True)}
+    pairs = zip(params.items(), parts, strict=True)
+    # The vector is of the widest type among them.
+    return {name: part.view_as(p).to(p.dtype) for (name, p), part in pairs}
 
 
 def require_finite(tensors: dict[str, Tensor]) -> None:

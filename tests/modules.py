@@ -47,23 +47,38 @@ class Tied(nn.Module):
         return out
 
 
-class CalledNorm(nn.Module):
-    """The functions, not the modules: layer norm, then batch or instance norm over channels."""
+Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-    def __init__(self, which: Callable[..., Tensor]) -> None:
+
+def last_channel(norm: Norm) -> Norm:
+    return lambda x, *affine: norm(x.movedim(1, -1), *affine).movedim(-1, 1)
+
+
+# Of x (point, channel, height, width), weight and bias (channel,): functions, where modules hide.
+NORMS: dict[str, Norm] = {
+    "layer norm, called": last_channel(lambda x, w, b: functional.layer_norm(x, (3,), w, b)),
+    "batch norm, called": lambda x, w, b: functional.batch_norm(x, None, None, w, b, training=True),
+    "instance norm, called": lambda x, w, b: functional.instance_norm(x, weight=w, bias=b),
+    "layer norm, torch's": last_channel(lambda x, w, b: torch.layer_norm(x, (3,), w, b)),
+    "batch norm, torch's": lambda x, w, b: torch.batch_norm(
+        x, w, b, None, None, True, 0.1, 1e-5, False
+    ),
+    "instance norm, torch's": lambda x, w, b: torch.instance_norm(
+        x, w, b, None, None, True, 0.1, 1e-5, False
+    ),
+}
+
+
+class CalledNorm(nn.Module):
+    """A norm that is no module."""
+
+    def __init__(self, norm: Norm) -> None:
         super().__init__()
-        self.which, self.conv = which, nn.Conv2d(1, 3, 2)
+        self.norm, self.conv = norm, nn.Conv2d(1, 3, 2)
         self.weight, self.bias = nn.Parameter(torch.ones(3)), nn.Parameter(torch.zeros(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        if self.which is functional.layer_norm:
-            return functional.layer_norm(x.movedim(1, -1), (3,), self.weight, self.bias).movedim(
-                -1, 1
-            )
-        if self.which is functional.batch_norm:
-            return functional.batch_norm(x, None, None, self.weight, self.bias, training=True)
-        return functional.instance_norm(x, weight=self.weight, bias=self.bias)
+        return self.norm(self.conv(x), self.weight, self.bias)
 
 
 class WideNorm(nn.LayerNorm):
@@ -108,5 +123,5 @@ def built(core: Callable[[], nn.Module], *, image: bool = False, train: bool = T
     return net.train(train)
 
 
-def called(norm: Callable[..., Tensor]) -> nn.Module:
+def called(norm: Norm) -> nn.Module:
     return built(lambda: CalledNorm(norm), image=True)

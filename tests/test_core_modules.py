@@ -1,17 +1,18 @@
 """Any module through from_module: what works equals plain autograd, what cannot work is named."""
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
-from modules import Attention, Cell, Tied, WeightNorm, WideNorm, X, Y, built, called
-from oracles import F64, flat, rel, slope
+from modules import NORMS, Attention, Cell, Tied, WeightNorm, WideNorm, X, Y, built, called
+from oracles import F64, draw, flat, rel, slope
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
-from metarl import InnerLoop, InputError, adapt_tasks, from_module, meta_loss
+from metarl import InnerLoop, InputError, adapt_tasks, from_module, meta_gradient, meta_loss
 from metarl.params import Params
 from metarl.supervised.losses import mean_squared_error
 from metarl.supervised.sinusoid import Regression
@@ -26,9 +27,7 @@ MAPPED: dict[str, Callable[[], nn.Module]] = {
     "layer norm, a class of its own": lambda: built(
         lambda: nn.Sequential(nn.Linear(4, 4), WideNorm((3, 4)))
     ),
-    "layer norm, called": lambda: called(functional.layer_norm),
-    "batch norm, called": lambda: called(functional.batch_norm),
-    "instance norm, called": lambda: called(functional.instance_norm),
+    **{name: functools.partial(called, norm) for name, norm in NORMS.items()},
     "root mean square norm": lambda: built(
         lambda: nn.Sequential(nn.Linear(4, 4), nn.RMSNorm((3, 4)))
     ),
@@ -101,7 +100,7 @@ def gradient(apply: Callable[..., Tensor], params: Params, mapping: str) -> Tens
 
 @pytest.mark.usefixtures("plain_attention")
 @pytest.mark.parametrize("name", MAPPED)
-def test_mapped_modules_equal_plain_autograd(name: str) -> None:
+def test_mapped_modules_equal_plain_autograd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = MAPPED[name]()
     truth, (params, apply) = reference(module), from_module(module)
     for mapping in ("vmap", "chunk:1"):
@@ -111,9 +110,36 @@ def test_mapped_modules_equal_plain_autograd(name: str) -> None:
     if name.partition(",")[0] in ("layer norm", "batch norm", "instance norm") and (
         "stored" not in name
     ):
+        # Without `apply` too: the norm may be the loss's own.
+        bare = gradient(lambda p, x: functional_call(module, p, (x,)), params, "vmap")
+        assert rel(bare, truth) < 1e-12
         # Mutant: torch's fused norms under vmap, silently wrong in the second derivative.
-        fused = gradient(lambda p, x: functional_call(module, p, (x,)), params, "vmap")
-        assert rel(fused, truth) > 1e-4
+        monkeypatch.setattr("metarl.elementary._ELEMENTARY", {})
+        assert rel(gradient(apply, params, "vmap"), truth) > 1e-4
+
+
+def test_padding_rows_of_an_embedding_are_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = nn.Sequential(nn.Embedding(7, 4, padding_idx=-7), nn.Flatten(-2), nn.Linear(12, 1))
+    params, apply = from_module(words.double())
+    index = torch.randint(7, (3, 8, 3), generator=torch.Generator().manual_seed(0))
+    index[..., 0] = 0
+    batch = (index, draw(3, 8, 1))
+
+    def loss(p: Params, batch: Any) -> Tensor:
+        return (apply(p, batch[0]) - batch[1]).square().mean()
+
+    def slopes(mapping: str) -> Params:
+        found: Params = meta_gradient(
+            loss, loss, params, [batch] * 2, batch, InnerLoop(0.1), mapping=mapping
+        )[1]
+        return found
+
+    one, mapped = slopes("chunk:1"), slopes("vmap")
+    assert not one["0.weight"][0].any()
+    assert rel(flat(list(mapped.values())), flat(list(one.values()))) < 1e-12
+    # Mutant: torch's own second derivative trains the row.
+    monkeypatch.setattr("metarl.elementary._ELEMENTARY", {})
+    assert slopes("vmap")["0.weight"][0].abs().max() > 1e-4
 
 
 def test_weight_norm_is_differentiated_twice() -> None:

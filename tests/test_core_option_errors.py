@@ -1,6 +1,7 @@
 """Impossible combinations of options, each with an error that says why."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,6 +18,14 @@ from metarl import (
     reptile_loss,
     resolve_mapping,
 )
+
+
+@dataclass
+class Hidden:
+    """What pytree does not look into."""
+
+    y: torch.Tensor
+
 
 S = sinusoids(width=6)
 BIAS = "layers.0.bias"
@@ -97,6 +106,12 @@ WRONG: dict[str, Callable[[], Any]] = {
         InnerLoop(),  # type: ignore[arg-type]
     ),
     "no tensors": lambda: meta(supports=[], query=()),
+    "0 weights for 0 inner steps": lambda: meta(supports=[], step_weights=()),
+    "a batch holds tensors that require gradients": lambda: meta(
+        query=type(S.query)(*(x.clone().requires_grad_() for x in S.query))
+    ),
+    "a batch holds a ndarray": lambda: meta(query=(S.query[0], S.query[1].numpy())),
+    "a batch holds a Hidden": lambda: meta(query=(S.query[0], Hidden(S.query[1]))),
     "gives learned step sizes no gradient": lambda: reptile_loss(
         S.loss, S.params | learned_rates(S.params, 0.1, per="tensor"), S.supports, InnerLoop()
     ),

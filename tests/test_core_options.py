@@ -23,6 +23,7 @@ from metarl import (
     learned_rates,
     mapping,
     mean_over_tasks,
+    meta_gradient,
     meta_loss,
     resolve_mapping,
     split_rates,
@@ -199,6 +200,52 @@ def test_evaluating_beyond_the_trained_steps() -> None:
         g = torch.func.grad(S.loss)(here, task(batch, 0))
         here = {n: p - (0.001 if "weight" in n else 0.002) * g[n] for n, p in here.items()}
         assert rel(flat(p[0] for p in path[k + 1].values()), flat(here)) < 1e-12
+
+
+def test_batches_may_come_from_an_iterator() -> None:
+    inner = InnerLoop(0.1)
+    options = {"params": S.params, "query": S.query, "inner": inner}
+    one = task(S.supports[0], 0)
+    for give in (iter, lambda supports: (batch for batch in supports)):
+        found = meta_loss(S.loss, S.loss, supports=give(S.supports), **options)
+        assert torch.equal(found, meta_loss(S.loss, S.loss, supports=S.supports, **options))
+        curve = adaptation_curve(S.loss, S.loss, supports=give(S.supports), **options)
+        assert len(curve) == len(S.supports) + 1
+    adapted = adapt(S.loss, S.params, itertools.repeat(one, 2), inner)
+    for name, p in adapt(S.loss, S.params, [one] * 2, inner).items():
+        assert torch.equal(adapted[name], p)
+        assert not torch.equal(p, S.params[name])
+
+
+def test_transforms_of_torch_func_see_no_compiler() -> None:
+    def total(params: Params, text: str) -> Tensor:
+        adapted = adapt_tasks(S.loss, params, S.supports, InnerLoop(0.1), mapping=text)
+        return torch.cat([p.reshape(-1) for p in adapted.values()]).square().sum()
+
+    for text in ("auto+compile", "vmap+compile", "chunk:2+compile"):
+        found, truth = (torch.func.grad(total)(S.params, how) for how in (text, "vmap"))
+        assert rel(flat(list(found.values())), flat(list(truth.values()))) < 1e-12
+
+
+class Scored(NamedTuple):
+    loss: Tensor
+    score: Tensor
+
+
+def test_gradients_have_the_types_of_the_parameters() -> None:
+    params = {"w": torch.ones(2), "s": torch.ones((), dtype=F64)}
+    batch = (torch.ones(3, 2),)
+
+    def loss(p: Params, batch: tuple[Tensor]) -> Scored:
+        (x,) = batch
+        return Scored((p["w"] * x).sum().square() * p["s"].float(), x.double().sum())
+
+    for reduce in (None, lambda x: x):
+        outputs, gradient = meta_gradient(
+            loss, loss, params, [batch], batch, InnerLoop(0.1), reduce=reduce
+        )
+        assert {n: g.dtype for n, g in gradient.items()} == {n: p.dtype for n, p in params.items()}
+        assert (outputs.loss.dtype, outputs.score.dtype) == (torch.float32, F64)
 
 
 def test_functional_call_and_no_grad() -> None:

@@ -91,6 +91,13 @@ def test_no_step_without_gradient_or_curvature() -> None:
     assert step(hollow, damping=2.0)[1].accepted  # damping makes it a bowl again
 
 
+def test_parameters_keep_their_types() -> None:
+    theta = {name: p.to(torch.float32 if name == "a" else F64) for name, p in zero().items()}
+    moved, info = trust_region_step(bowl(), theta, max_kl=0.01)
+    assert info.accepted
+    assert {n: p.dtype for n, p in moved.items()} == {n: p.dtype for n, p in theta.items()}
+
+
 def test_order_of_names_does_not_matter() -> None:
     def scaled(theta: Params, v: Params) -> Params:
         return {"a": 2 * v["a"], "b": 5 * v["b"]}
