@@ -33,6 +33,20 @@ def test_prints_and_writes_ratios(
     assert value["versions"]["torch"]
 
 
+def test_what_was_measured_stands_when_a_later_bench_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(repetitions: int) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    fake = types.SimpleNamespace(sinusoid_bench=lambda _: {"ratio": 2.0}, fisher_bench=stopped)
+    monkeypatch.setattr(command.importlib, "import_module", lambda name: fake)
+    out = tmp_path / "bench.json"
+    with pytest.raises(KeyboardInterrupt):
+        command.run(["sinusoid", "fisher", f"--out={out}"])
+    assert json.loads(out.read_text())["benches"] == {"sinusoid": {"ratio": 2.0}}
+
+
 @pytest.mark.parametrize(
     ("argv", "naming"),
     [

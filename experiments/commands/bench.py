@@ -47,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
     out = Path(command.out) if command.out else None
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out {out}: needs a file name in a directory that exists")
+    machine = {"cores": os.cpu_count(), "platform": platform.platform()}
     results = {}
     for name in asked or names():
         with backend_refusals():
@@ -55,8 +56,8 @@ def run(argv: Sequence[str]) -> int:
             results[name] = measure(command.repetitions)
         for what, ratio in results[name].items():
             print(f"{name:<20} {what:<28} {ratio:.4g}", flush=True)
+        if out is not None:  # after each: all of them take a quarter of an hour
+            write_json(out, {"machine": machine, "versions": versions(), "benches": results})
     if out is not None:
-        machine = {"cores": os.cpu_count(), "platform": platform.platform()}
-        write_json(out, {"machine": machine, "versions": versions(), "benches": results})
         print(f"wrote {out}")
     return 0
