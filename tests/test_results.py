@@ -192,6 +192,21 @@ def test_table_of_policies() -> None:
         fill("<!-- results:policies ant-direction --><!-- /results -->", {"ant-velocity": runs})
 
 
+def test_table_of_returns_without_the_authors() -> None:
+    curve = {"mean": [100.0, 200.0, 210.0], "per_task": [[100.0], [200.0], [210.0]]}
+    level = {"mean": [50.0], "per_task": [[50.0]]}
+    marked = "<!-- results:returns ant-goal --><!-- /results -->"
+    lines = fill(marked, {"ant-goal": [curve], "ant-goal-oracle": [level]}).splitlines()
+    assert lines[1] == "| mean return after | 0 steps | 1 step | 2 steps |"
+    assert lines[3:] == [
+        "| MAML, best preset, ours (1 seed) | 100.0 | 200.0 | 210.0 |",
+        "| oracle, ours (1 seed) | 50.0 |  |  |",
+        "<!-- /results -->",
+    ]
+    with pytest.raises(InputError, match="ant-goal"):
+        fill(marked, {"ant-velocity": [curve]})
+
+
 def test_table_of_accuracies() -> None:
     def evaluation(mean: float, support: float) -> dict[str, Any]:
         variants = {"shots": 1, "support, 1 queries": {"mean": [0.2, support], "ci95": [0, 0.004]}}

@@ -28,18 +28,20 @@ AUTHORS = {
 def returns(groups: Groups, experiment: str) -> str:
     """All rows of an experiment after 0..K steps.
 
-    Over seeds the mean, and the lowest to the highest. The last row is ours minus the authors' MAML
-    on the same goals: the mean over goals and its 95 % half-width.
+    Over seeds the mean, and the lowest to the highest. Where the paper has the experiment, the last
+    row is ours minus the authors' MAML on the same goals: the mean over goals and its 95 %
+    half-width.
     """
     theirs = _authors(experiment)
-    steps = len(theirs["maml"])
-    lines = []
-    for suffix, label in RETURN_GROUPS.items():
-        if experiment + suffix in groups:
-            lines.append(_ours(groups, experiment + suffix, label, steps))
-    for name, label in AUTHORS.items():
-        lines.append(_row(f"{label}, the authors'", _numbers(theirs[name]), steps))
-    if experiment in groups:
+    ours = [suffix for suffix in RETURN_GROUPS if experiment + suffix in groups]
+    if not ours:
+        raise KeyError(experiment)
+    curves = [e["mean"] for suffix in ours for e in groups[experiment + suffix]]
+    steps = max(map(len, (*curves, *theirs.values())))
+    lines = [_ours(groups, experiment + suffix, RETURN_GROUPS[suffix], steps) for suffix in ours]
+    for name, per_goal in theirs.items():
+        lines.append(_row(f"{AUTHORS[name]}, the authors'", _numbers(per_goal), steps))
+    if experiment in groups and theirs:
         lines.append(
             _row("MAML, ours minus the authors', paired", _paired(groups, experiment), steps)
         )
@@ -73,8 +75,8 @@ def _ours(groups: Groups, group: str, label: str, steps: int) -> str:
 
 
 def _authors(experiment: str) -> dict[str, np.ndarray]:
-    """Method -> per-goal returns, (K + 1, goal)."""
-    told = package_data("paper", "returns")[experiment]["returns"]
+    """Method -> per-goal returns, (K + 1, goal); none where the paper has no such experiment."""
+    told = package_data("paper", "returns").get(experiment, {"returns": {}})["returns"]
     return {name: np.array(values) for name, values in told.items()}
 
 
