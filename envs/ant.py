@@ -45,7 +45,7 @@ class AntVelocity(AntDynamics):
 
     ## Episode end
     Terminated when the torso's height leaves [0.2, 1] m; truncated after 200 steps. Diverged
-    physics ends an episode truncated, with ``info["invalid"]`` and reward 0.
+    physics ends an episode truncated, with ``info["diverged"]`` and reward 0.
 
     ## Arguments
     ``physics="paper"``, ``horizon=200``, ``task_range=(0, 3)``, ``observe_task=False``,

@@ -40,7 +40,7 @@ class HalfCheetahVelocity(CheetahDynamics):
 
     ## Episode end
     Never terminated; truncated after 200 steps. Diverged physics ends an episode truncated, with
-    ``info["invalid"]`` and reward 0.
+    ``info["diverged"]`` and reward 0.
 
     ## Arguments
     ``physics="paper"``, ``horizon=200``, ``task_range=(0, 2)``, ``observe_task=False``,

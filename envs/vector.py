@@ -36,7 +36,7 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
       then start otherwise.
     - ``step(actions (num_envs, action))`` returns fresh arrays: observations
       ``(num_envs, feature)`` float32, rewards ``(num_envs,)`` float64, terminated, truncated, and
-      infos: the reward's terms, ``"velocity"``, ``"position"``, ``"invalid"``, an array each. The
+      infos: the reward's terms, ``"velocity"``, ``"position"``, ``"diverged"``, an array each. The
       observation of an episode's last step is its true final one.
     - ``set_attr("task", [task, ...])``: a task counts from the next step on and survives reset.
       Before any is set, the first reset draws them.
@@ -165,7 +165,7 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         self._observations[mask] = self.world.observe(states)[mask]
         for record in (self._steps, self._terminated, self._truncated, self._invalid):
             record[mask] = 0
-        return self._observed(), {"invalid": self._invalid.copy()}
+        return self._observed(), {"diverged": self._invalid.copy()}
 
     def step(self, actions: Any) -> tuple[Observations, Array, Flags, Flags, Infos]:
         """Advance every running episode by one step.
@@ -206,7 +206,7 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         reward = infos["reward_task"].copy()
         for name in motion.terms:
             reward += infos[name]
-        infos["invalid"] = self._invalid.copy()
+        infos["diverged"] = self._invalid.copy()
         return self._observed(), reward, self._terminated.copy(), self._truncated.copy(), infos
 
     def _drop_invalid(

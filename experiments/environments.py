@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 import metarl_envs
 from metarl.errors import InputError, first_line
+from metarl.rl import vector
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.sampler import Sampler
 from metarl.rl.vector import make_halves
@@ -62,13 +63,14 @@ def make_sampler(
 
 
 def require_tasks(sampler: Sampler) -> None:
-    """See that the environments of a sampler have tasks; if not, they are closed.
+    """See that the environments of a sampler have and take tasks; if not, they are closed.
 
     Raises:
-        InputError: they have none.
+        InputError: they have none, or take none.
     """
     try:
-        sampler.sample_tasks(1, np.random.default_rng(0))
+        tasks, env = sampler.sample_tasks(1, np.random.default_rng(0)), sampler.envs[0]
+        vector.set_tasks(env, tasks * env.num_envs, timeout=sampler.timeout)
     except InputError:
         for env in sampler.envs:
             env.close()  # workers that only the garbage collector ends leave a traceback

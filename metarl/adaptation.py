@@ -1,7 +1,6 @@
 """Adaptation of all tasks: the parameters each passes through, and how well they do."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch.utils._pytree import tree_map, tree_structure
 
 from .errors import InputError
 from .inner import InnerLoop, Loss, adapt_path_one, supports_of
+from .kept import kept
 from .mapping import ChunkFunction, count_tasks, each, resolve_mapping, run_chunks
 from .params import Params, expand_params, split_rates
 
@@ -129,7 +129,7 @@ def split_inner(inner: InnerLoop, params: Params) -> tuple[InnerLoop, Params]:
     return options, {n: same[p.dtype, p.device] for n, p in model.items() if n not in learned}
 
 
-@functools.lru_cache(maxsize=64)
+@kept
 def _paths(loss: Loss, options: InnerLoop) -> ChunkFunction:
     def path(shared: Any, supports: Any) -> list[Params]:
         params, lr = shared
@@ -140,6 +140,6 @@ def _paths(loss: Loss, options: InnerLoop) -> ChunkFunction:
     return each(path)
 
 
-@functools.lru_cache(maxsize=64)
+@kept
 def _measures(loss: Loss) -> ChunkFunction:
     return each(lambda _, adapted: loss(*adapted))

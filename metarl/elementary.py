@@ -173,6 +173,13 @@ def _embedding(
     return functional.embedding(input, weight, None, *options, **named)
 
 
+def _native_norm(*_: Any, **__: Any) -> Tensor:
+    raise InputError(
+        "torch.native_layer_norm and torch.native_batch_norm have wrong second derivatives here: "
+        "call torch.nn.functional.layer_norm and batch_norm"
+    )
+
+
 _ELEMENTARY: dict[Callable[..., Any], Callable[..., Tensor]] = {
     functional.layer_norm: _layer_norm,
     functional.batch_norm: _batch_norm,
@@ -182,4 +189,6 @@ _ELEMENTARY: dict[Callable[..., Any], Callable[..., Tensor]] = {
     torch.batch_norm: _torch_batch_norm,
     torch.instance_norm: _torch_instance_norm,
     torch._weight_norm: _weight_norm,
+    torch.native_layer_norm: _native_norm,
+    torch.native_batch_norm: _native_norm,
 }

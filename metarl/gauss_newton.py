@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from .compiling import compile_products
+from .kept import kept
 from .mapping import ChunkFunction, Mapping, autocast_active, each, map_items, run_chunks
 from .params import Params
 from .reduction import InOrder, Reduce, mean_of_chunks
@@ -71,7 +72,7 @@ def gauss_newton(
     return product
 
 
-@functools.lru_cache(maxsize=64)
+@kept
 def _linearised(fisher: GaussNewton) -> ChunkFunction:
     """Chunk function ``(theta, data) -> (v -> J' M J v)``, the product summed over its tasks."""
     return functools.partial(_linearise, fisher)

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from numbers import Real
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -65,8 +66,18 @@ class InnerLoop:
                 "InnerLoop.lr is a tensor: give a number, or name -> tensor; step sizes to be "
                 "learned are entries of theta, see learned_rates"
             )
-        if not isinstance(self.lr, dict) and not math.isfinite(self.lr):
+        lr, adapted = cast("Any", self.lr), cast("Any", self.adapted)
+        if not isinstance(lr, dict | Real):
+            raise InputError(
+                f"InnerLoop.lr is a {type(lr).__name__}: give a number, or a dict of name -> tensor"
+            )
+        if isinstance(lr, Real) and not math.isfinite(lr):
             raise InputError(f"InnerLoop.lr is {self.lr}: it must be finite")
+        if adapted is not None and not callable(adapted):
+            raise InputError(
+                f"InnerLoop.adapted is a {type(adapted).__name__}: give a function of a "
+                "parameter's name that says whether it moves"
+            )
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"InnerLoop.clip is {self.clip}: it must be above 0")
 
@@ -108,9 +119,10 @@ def supports_of(supports: Iterable[Any]) -> tuple[Any, ...]:
     """The support batches, one a step; not one batch, which would be taken apart into steps.
 
     Raises:
-        InputError: it is a mapping, a NamedTuple, or several bare tensors, such as ``(x, y)``.
+        InputError: it is a mapping, a NamedTuple, a tensor, or several bare tensors, such as
+            ``(x, y)``.
     """
-    one = isinstance(supports, Mapping) or hasattr(supports, "_fields")
+    one = isinstance(supports, Mapping | Tensor) or hasattr(supports, "_fields")
     batches = tuple(supports)
     if one or len({id(batch) for batch in batches if isinstance(batch, Tensor)}) > 1:
         raise InputError(
@@ -130,7 +142,7 @@ def _step(loss: Loss, inner: InnerLoop, names: list[str]) -> Callable[..., tuple
 
         def support_loss(moving: Params) -> Tensor:
             with Elementary():
-                return first(loss({**seen, **moving}, support))
+                return first(checked(loss({**seen, **moving}, support)))
 
         gradient = torch.func.grad(support_loss)({name: seen[name] for name in names})
         if inner.first_order:
@@ -196,6 +208,22 @@ def first(output: Any) -> Tensor:
     """The loss itself: the output, or its first field."""
     loss: Tensor = output if isinstance(output, Tensor) else output[0]
     return loss
+
+
+def checked(output: Any) -> Any:
+    """What a loss returned.
+
+    Raises:
+        InputError: it is no scalar tensor and no NamedTuple that begins with one.
+    """
+    loss = output[0] if hasattr(output, "_fields") else output
+    if not isinstance(loss, Tensor) or loss.ndim:
+        shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+        raise InputError(
+            f"the loss returned a {type(output).__name__}{shape}: it must return a scalar, or a "
+            "NamedTuple of scalars with the loss first"
+        )
+    return output
 
 
 def _clipped(gradient: Params, bound: float) -> Params:

@@ -1,7 +1,6 @@
 """The meta-loss: how well all tasks do where adaptation leads them."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from .adaptation import adapt_tasks, queries_of, split_inner
 from .errors import InputError
-from .inner import InnerLoop, Loss, adapt_path_one, first, supports_of
+from .inner import InnerLoop, Loss, adapt_path_one, checked, first, supports_of
+from .kept import kept
 from .mapping import resolve_mapping
 from .objective import mean_gradient, values
 from .params import Params, split_rates
@@ -106,7 +106,8 @@ def meta_loss(
     Raises:
         InputError: as in `meta_gradient`.
     """
-    if not (torch.is_grad_enabled() and any(p.requires_grad for p in params.values())):
+    wanted = any(_wants_gradients(part) for part in split_rates(params))
+    if not (torch.is_grad_enabled() and wanted):
         fn, shared, data = _problem(
             inner_loss, outer_loss, params, supports, query, inner, step_weights
         )
@@ -131,11 +132,6 @@ def _with_loss(outputs: Any, loss: Tensor) -> Any:
     """What the outer loss returned, with another loss."""
     if isinstance(outputs, Tensor):
         return loss
-    if not hasattr(outputs, "_replace"):
-        raise InputError(
-            f"outer_loss returned a {type(outputs).__name__}: it must return a scalar, or a "
-            "NamedTuple of scalars with the loss first"
-        )
     return outputs._replace(**{outputs._fields[0]: loss})
 
 
@@ -225,15 +221,15 @@ class _HeldGradient(torch.autograd.Function):
         return (None, None, *torch._foreach_mul(ctx.saved_tensors, slope))
 
 
-@functools.lru_cache(maxsize=64)
+@kept
 def _adapted_loss(inner_loss: Loss, outer_loss: Loss, options: InnerLoop, multi_step: bool) -> Any:
     def fn(theta: Params, lr: Params, weights: Tensor | None, data: Any) -> Any:
         supports, queries = data
         path = adapt_path_one(inner_loss, theta, supports, dataclasses.replace(options, lr=lr))
         if not multi_step:
-            return outer_loss(path[-1], queries[0])
+            return checked(outer_loss(path[-1], queries[0]))
         each_step = queries if len(queries) > 1 else queries * len(supports)
-        outputs = [outer_loss(p, q) for p, q in zip(path[1:], each_step, strict=True)]
+        outputs = [checked(outer_loss(p, q)) for p, q in zip(path[1:], each_step, strict=True)]
         assert weights is not None
         total: Any = sum(weights[k] * first(o) for k, o in enumerate(outputs))
         return _with_loss(outputs[-1], total)

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from .gauss_newton import GaussNewton, gauss_newton
 from .inner import first
+from .kept import kept
 from .mapping import ChunkFunction, Mapping, each, resolve_mapping
 from .params import Params
 from .reduction import InOrder, Reduce, run_mean
@@ -93,7 +94,7 @@ def _summed(fn: Callable[..., Any]) -> ChunkFunction:
 # Chunk functions are kept by the identity of what they are made of, so that each is compiled once.
 
 
-@functools.lru_cache(maxsize=64)
+@kept
 def values(fn: Callable[..., Any]) -> ChunkFunction:
     """Chunk function ``(shared, data) -> sums`` of ``fn(*shared, data)``."""
     return _summed(fn)
@@ -119,7 +120,7 @@ def _laid_out_like(x: Tensor, like: Tensor) -> Tensor:
     return x if x.stride() == like.stride() else torch.empty_like(like, dtype=x.dtype).copy_(x)
 
 
-@functools.lru_cache(maxsize=64)
+@kept
 def gradients(fn: Callable[..., Any]) -> ChunkFunction:
     """Chunk function ``((theta, *shared), data) -> (d sum / d theta, sums)``.
 
@@ -141,7 +142,7 @@ def gradients(fn: Callable[..., Any]) -> ChunkFunction:
     return run
 
 
-@functools.lru_cache(maxsize=64)
+@kept
 def _hessians(fn: TaskFunction) -> ChunkFunction:
     """Chunk function ``((theta, v), data) -> (d^2 sum of kl / d theta^2) v``."""
     _load_forward_mode()

@@ -27,7 +27,15 @@ def split_rates(theta: Params) -> tuple[Params, Params]:
 
     Returns:
         ``params`` and ``lr``, the latter by the name of the parameter it moves.
+
+    Raises:
+        InputError: theta is no dict.
     """
+    if not isinstance(theta, dict):
+        raise InputError(
+            f"params is a {type(theta).__name__}: give a dict of name -> tensor, as from_module "
+            "returns it"
+        )
     params = {n: p for n, p in theta.items() if not n.startswith(RATE_PREFIX)}
     lr = {n.removeprefix(RATE_PREFIX): p for n, p in theta.items() if n.startswith(RATE_PREFIX)}
     return params, lr
@@ -54,10 +62,12 @@ def from_module(
         ``params``: leaf copies that require gradients, and ``apply(params, *inputs, **kwargs)``.
 
     Raises:
-        InputError: the module holds no trainable parameter, or a submodule cannot be mapped over
-            tasks or differentiated twice; the message names its path and the way out. What shows
-            only when it runs is raised by ``apply``, as are missing or unknown parameters.
+        InputError: it is no module or holds no trainable parameter, or a submodule cannot be mapped
+            over tasks or differentiated twice; the message names its path and the way out. What
+            shows only when it runs is raised by ``apply``, as are missing or unknown parameters.
     """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"from_module takes an nn.Module, not {module!r:.60}")
     module = prepare_module(module, device, dtype)
     params = {
         name: p.detach().clone().requires_grad_()

@@ -11,7 +11,7 @@ from metarl.params import Params
 from metarl.rl.batches import Batch, MetaBatch
 from metarl.rl.distributions import Categorical, Gaussian
 from metarl.rl.objectives import PolicyObjectives, policy_objectives
-from metarl.rl.old_policy import old_policy
+from metarl.rl.old_policy import own_policy
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.streams import torch_stream
 
@@ -56,4 +56,4 @@ def problem(
     supports = tuple(_batch(discrete, 10 * (k + 1)) for k in range(steps))
     data = MetaBatch(supports, _batch(discrete, 5), draw(TASKS))
     data = torch.utils._pytree.tree_map(lambda x: x.to(dtype) if x.is_floating_point() else x, data)
-    return Problem(theta, inner, objectives, old_policy(objectives, theta, data), apply)
+    return Problem(theta, inner, objectives, own_policy(objectives, theta, data), apply)

@@ -13,6 +13,7 @@ from metarl import (
     InputError,
     adapt,
     adapt_tasks,
+    from_module,
     learned_rates,
     meta_loss,
     reptile_loss,
@@ -25,6 +26,16 @@ class Hidden:
     """What pytree does not look into."""
 
     y: torch.Tensor
+
+
+@dataclass
+class Settable:
+    """A loss that cannot be told from others."""
+
+    weight: float = 1.0
+
+    def __call__(self, params: Any, batch: Any) -> torch.Tensor:
+        return self.weight * S.loss(params, batch)
 
 
 S = sinusoids(width=6)
@@ -123,6 +134,29 @@ WRONG: dict[str, Callable[[], Any]] = {
         "threads"
     ),
     r"'vmap\+compile' does not see torch.autocast": lambda: mapped_in_bfloat16("vmap+compile"),
+    "InnerLoop.lr is a str: give a number": lambda: InnerLoop("0.1"),  # type: ignore[arg-type]
+    "adapted is a str: give a function": lambda: InnerLoop(adapted=BIAS),  # type: ignore[arg-type]
+    "a Tensor that looks like a single batch": lambda: meta(supports=torch.ones(1, 4, 3)),
+    "params is a Linear: give a dict": lambda: meta(params=torch.nn.Linear(1, 1)),
+    "from_module takes an nn.Module, not <class": lambda: from_module(torch.nn.Linear),  # type: ignore[arg-type]
+    "returned a dict: it must": lambda: adapt_tasks(
+        lambda p, b: {"loss": S.loss(p, b)}, S.params, S.supports, InnerLoop()
+    ),
+    "returned a NoneType: it must": lambda: meta_loss(
+        S.loss, lambda p, b: None, S.params, S.supports, S.query, InnerLoop()
+    ),
+    r"returned a Tensor of shape \(1,\): it must": lambda: meta_loss(
+        S.loss, lambda p, b: S.loss(p, b)[None], S.params, S.supports, S.query, InnerLoop()
+    ),
+    "unhashable type: 'Settable': give a plain function, or freeze": lambda: meta_loss(
+        Settable(), S.loss, S.params, S.supports, S.query, InnerLoop()
+    ),
+    "native_layer_norm.*wrong second derivatives": lambda: adapt_tasks(
+        lambda p, b: torch.native_layer_norm(p[BIAS], (6,), None, None, 1e-5)[0].sum(),
+        S.params,
+        S.supports,
+        InnerLoop(),
+    ),
     "mapping is 'chunk:99999": lambda: resolve_mapping("chunk:" + "9" * 5000, torch.ones(2)),
     "mapping is 'chunk:0'": lambda: meta(mapping="chunk:0"),
     r"mapping is 'vmap\+fast'": lambda: meta(mapping="vmap+fast"),

@@ -48,11 +48,11 @@ def test_one_diverged_environment_of_sixteen(
             (observation, reward, terminated, truncated), expected, strict=False
         ):
             assert np.array_equal(ours[others], theirs[others])
-        assert not infos["invalid"][others].any()
+        assert not infos["diverged"][others].any()
         for name, values in infos.items():
             assert np.array_equal(values[others], expected[4][name][others])
             assert np.isfinite(values).all()
-        assert infos["invalid"][row] == (t >= 2)
+        assert infos["diverged"][row] == (t >= 2)
         if t >= 2:
             assert truncated[row]
             assert not terminated[row]
@@ -61,7 +61,7 @@ def test_one_diverged_environment_of_sixteen(
     mask = ~others
     start, infos = broken.reset(seed=1, options={"reset_mask": mask})
     assert np.array_equal(start[row], sound.reset(seed=1)[0][row])
-    assert not infos["invalid"].any()
+    assert not infos["diverged"].any()
     assert broken.step(np.zeros(broken.action_space.shape))[1][row] != 0.0
     printed = capfd.readouterr()
     assert printed.out == printed.err == ""
@@ -86,7 +86,7 @@ def test_single_environment_flags_too() -> None:
     env.reset(seed=0)
     env._batch._states[0, 12] = 1e9
     _, reward, terminated, truncated, info = env.step(np.zeros(6))
-    assert (reward, terminated, truncated, info["invalid"]) == (0.0, False, True, True)
+    assert (reward, terminated, truncated, info["diverged"]) == (0.0, False, True, True)
 
 
 def test_the_users_warning_handler_is_put_back() -> None:

@@ -320,6 +320,6 @@ def test_gymnasiums_own_vector_environments_take_ours(mode: str) -> None:
         observation, reward, *_ = single.step(action[1])
         assert np.array_equal(observations[1], observation)
         assert rewards[1] == reward
-        assert not infos["invalid"].any()
+        assert not infos["diverged"].any()
     assert truncated.all()
     envs.close()

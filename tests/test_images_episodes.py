@@ -1,5 +1,8 @@
 """Episodes: invariants over 2 000 of them, rotations, independence of the order of access (O8)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +128,24 @@ def test_rotation_can_be_left_out() -> None:
         data, stream(0, "e", 0), tasks=9, ways=5, shots=1, queries=1, rotate=False
     )
     assert bool((support.images[:, :, 0, 0, 0] > 0.7).all())
+
+
+def test_oblong_images_are_not_turned() -> None:
+    data = ImageClasses(tagged().images[..., 4:24], tagged().names)
+    taken: Any = {"tasks": 3, "ways": 5, "shots": 1, "queries": 1}
+    support, _ = sample_episodes(data, stream(0, "e", 0), rotate=False, **taken)
+    assert support.images.shape == (3, 5, 1, 28, 20)
+    with pytest.raises(InputError, match=r"28 x 20 pixels .* rotate=False"):
+        sample_episodes(data, stream(0, "e", 0), **taken)
+
+
+@pytest.mark.parametrize("change", [lambda x: x / np.float32(255), lambda x: x[:, :, 0]])
+def test_images_are_bytes_with_channels(change: Callable[[Any], Any]) -> None:
+    data = ImageClasses(change(tagged().images), tagged().names)
+    with pytest.raises(
+        InputError, match=r"must be uint8, 0 to 255, of shape .class, image, channel"
+    ):
+        sample_episodes(data, stream(0, "e", 0), tasks=1, ways=5, shots=1, queries=1)
 
 
 def test_memory_of_the_data_is_untouched() -> None:

@@ -27,7 +27,7 @@ from metarl.rl.clock import Clock
 from metarl.rl.collect import collect_meta_batch
 from metarl.rl.distributions import Categorical
 from metarl.rl.objectives import PolicyObjectives, policy_objectives
-from metarl.rl.old_policy import old_policy
+from metarl.rl.old_policy import own_policy
 from metarl.rl.sampler import Sampler
 from metarl.rl.weighting import Weighting
 
@@ -65,7 +65,7 @@ def stacked(paths: Paths, weights: Tensor) -> Batch:
 def surrogate_gradient(objectives: PolicyObjectives, x: Tensor, data: MetaBatch) -> Tensor:
     """Of the sum over all steps; the objective is their mean."""
     theta = {"logits": x}
-    data = old_policy(objectives, theta, data)
+    data = own_policy(objectives, theta, data)
     steps = data.query.mask[0].numel()
     return -steps * mean_over_tasks(objectives.surrogate, data).gradient(theta)[2]["logits"]
 
@@ -223,7 +223,7 @@ def test_finite_inner_batches_of_two_steps() -> None:
             return Categorical(observations @ params["logits"])
 
         objectives = policy_objectives(apply, InnerLoop(lr), sampling_correction=correction)
-        own = old_policy(objectives, {"logits": start}, data)
+        own = own_policy(objectives, {"logits": start}, data)
         gradient = mean_over_tasks(objectives.surrogate, own).gradient({"logits": start})[2]
         return -count * gradient["logits"]
 
@@ -258,7 +258,7 @@ def sampled_gradients(correction: str, samples: int, episodes: int) -> tuple[Ten
         seed=3,
         clock=Clock(),
     )
-    data = old_policy(objectives, theta, collected.data)
+    data = own_policy(objectives, theta, collected.data)
     slope = torch.func.grad(lambda theta, one: -objectives.surrogate(theta, one)[0])
     gradients = torch.func.vmap(slope, in_dims=(None, 0))(theta, data)["logits"] * H
     return gradients, finite_batch_gradient(paths, x, episodes)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from adapting import ACT, EPISODES, TASKS, Problem, problem
+from meta_steps import Setting, trpo, walk
 from oracles import F64, draw, flat, rel
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
@@ -14,7 +15,7 @@ from metarl import InnerLoop, adapt, conjugate_gradient, mean_over_tasks
 from metarl.inner import adapt_path_one
 from metarl.params import Params
 from metarl.rl.batches import Batch, MetaBatch, kept_steps, subsample
-from metarl.rl.distributions import log_prob
+from metarl.rl.distributions import Gaussian, entropy, log_prob
 from metarl.rl.objectives import policy_objectives
 from metarl.rl.old_policy import old_policy
 from metarl_experiments.configs.rl import Config, EnvConfig
@@ -112,6 +113,88 @@ def test_clipped_objective_by_hand(steps: int) -> None:
     assert rel(gradient, slope(swapped=True)) > 1e-2
     assert steps == 1 or rel(gradient, slope(first=True)) > 1e-2
     assert rel(gradient, flat(torch.func.grad(lambda x: clipped_by_hand(p, x, 0.0))(here))) > 1e-2
+
+
+def test_an_inner_loss_of_ones_own() -> None:
+    p = problem(steps=2)
+    theta = {name: x.clone().requires_grad_() for name, x in p.theta.items()}
+
+    def mine(params: Params, batch: Batch) -> Tensor:
+        policy = p.apply(params, batch.observations)
+        ratio = (log_prob(policy, batch.actions) - log_prob(batch.old, batch.actions)).exp()
+        terms = ratio.clamp(0.8, 1.2) * batch.weights + 0.5 * entropy(policy)
+        return -(terms * batch.mask).sum() / batch.mask.sum()
+
+    objectives = policy_objectives(p.apply, p.inner, inner_surrogate=mine)
+    data = old_policy(objectives, p.theta, _sampled(p, mine))
+    objective = mean_over_tasks(objectives.surrogate, data)
+    found = flat(objective.gradient(p.theta)[2])
+
+    def by_hand(loss: Any) -> Tensor:
+        total = torch.zeros((), dtype=F64)
+        for i in range(TASKS):
+            task = one(data, i)
+            new = p.apply(adapt(loss, theta, task.supports, p.inner), task.query.observations)
+            ratio = (
+                log_prob(new, task.query.actions) - log_prob(task.query.old, task.query.actions)
+            ).exp()
+            gain = (ratio * task.query.weights * task.query.mask).sum() / task.query.mask.sum()
+            total = total - gain / TASKS
+        slopes = torch.autograd.grad(total, list(theta.values()))
+        return torch.cat([slope.flatten() for slope in slopes])
+
+    assert rel(found, by_hand(mine)) < 1e-10
+    assert rel(found, by_hand(p.objectives.inner_loss)) > 1e-2
+
+
+def _sampled(p: Problem, loss: Any) -> MetaBatch:
+    """The data as policies would have recorded it that adapted by this loss."""
+    taken = []
+    for i in range(TASKS):
+        task = one(p.data, i)
+        path = [p.theta]
+        for support in task.supports:
+            here = p.apply(path[-1], support.observations)
+            taken_from = support._replace(old=type(here)(*(x.detach() for x in here)))
+            path.append(adapt(loss, path[-1], [taken_from], p.inner))
+        batches = (*task.supports, task.query)
+        taken.append([p.apply(q, b.observations) for q, b in zip(path, batches, strict=True)])
+    old = [
+        type(each[0])(*(torch.stack(x).detach() for x in zip(*each, strict=True)))
+        for each in zip(*taken, strict=True)
+    ]
+    supports = tuple(s._replace(old=o) for s, o in zip(p.data.supports, old[:-1], strict=True))
+    return p.data._replace(supports=supports, query=p.data.query._replace(old=old[-1]))
+
+
+def test_policies_recorded_by_another_inner_loop_are_told() -> None:
+    p = problem(steps=1)
+    other = policy_objectives(p.apply, InnerLoop(1.0))
+    with pytest.warns(UserWarning, match="nats apart: give both the same theta, inner loop"):
+        old_policy(other, p.theta, p.data)
+    old_policy(p.objectives, p.theta, recorded(p.data))
+
+
+def test_one_deviation_for_all_states() -> None:
+    net = torch.nn.Linear(2, 2, dtype=F64)
+    net.log_std = torch.nn.Parameter(torch.zeros(2, dtype=F64))
+
+    class Shared(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, observations: Tensor) -> Gaussian:
+            return Gaussian(self.net(observations), self.net.log_std)
+
+    setting = walk()
+    theta, apply = metarl.from_module(Shared())
+    own = policy_objectives(apply, setting.options["inner"], inner_surrogate="linear")
+    options = {**setting.options, "policy": Shared(), "objectives": own}
+    _, metrics = Setting(Shared(), theta, options).step(
+        trpo(Setting(Shared(), theta, options), fisher_fraction=0.1)
+    )
+    assert metrics["step_accepted"] == 1
 
 
 def test_steps_behind_the_mask_count_for_nothing() -> None:

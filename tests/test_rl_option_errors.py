@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
-from meta_steps import updated, walk
+from meta_steps import trpo, updated, walk
 
 from metarl import InnerLoop, InputError, mean_over_tasks, trust_region_step
 from metarl.rl import (
@@ -32,15 +33,22 @@ def objectives(**options: Any) -> Any:
     return policy_objectives(no_policy, InnerLoop(), **options)
 
 
-def promp(epochs: int) -> Any:
+def promp(epochs: int, *, elsewhere: bool = False) -> Any:
     setting = walk()
     _, optimizer = updated(setting, "promp")
+    if elsewhere:  # as of the module, whose parameters theta are copies of
+        optimizer = torch.optim.Adam(setting.policy.parameters())
     own = setting.options["objectives"]
 
     def update(theta: Any, data: Any, clock: Any) -> Any:
         return promp_update(own, theta, data, optimizer, penalty=0.1, epochs=epochs)
 
     return setting.step(update)
+
+
+def tenfold() -> Any:
+    setting = walk()
+    return setting.step(trpo(setting, fisher_fraction=10))
 
 
 def trust_region(max_kl: float) -> Any:
@@ -73,6 +81,16 @@ WRONG: dict[str, Callable[[], Any]] = {
     "episodes is -1": lambda: make_halves(NAVIGATION, tasks=1, episodes=-1),
     "Nothing-v0: .*package:id": lambda: make_halves("Nothing-v0", tasks=1, episodes=1),
     "nowhere:Task-v0: No module": lambda: make_halves("nowhere:Task-v0", tasks=1, episodes=1),
+    "clip is -1: it must be above 0": lambda: objectives(clip=-1),
+    "discount is 99: it must be at least 0 and": lambda: Weighting(discount=99),
+    "inner_gae_lambda is -0.5: it must be": lambda: Weighting(inner_gae_lambda=-0.5),
+    "fraction is 10: it must be above 0 and": lambda: tenfold(),
+    "the optimiser holds none of theta": lambda: promp(1, elsewhere=True),
+    "envs is a single environment: give vector": lambda: Sampler(
+        gymnasium.make(NAVIGATION),  # type: ignore[arg-type]
+        episodes=1,
+        horizon=1,
+    ),
     "envs is empty": lambda: Sampler([], episodes=1, horizon=1),
 }
 

@@ -48,6 +48,9 @@ def test_gaussian_kl_entropy_against_torch() -> None:
     expected = torch.distributions.kl_divergence(reference_p, reference_q).sum(-1)
     assert torch.allclose(kl(p, q), expected, rtol=0, atol=1e-12)
     assert torch.allclose(entropy(p), reference_p.entropy().sum(-1), rtol=0, atol=1e-12)
+    shared = Gaussian(p.mean, p.log_std[0, :1])  # one deviation of all states and dimensions
+    spread = Gaussian(p.mean, shared.log_std.expand(5, 3))
+    assert torch.equal(entropy(shared), entropy(spread))
 
 
 def test_kl_needs_two_of_a_kind() -> None:

@@ -10,8 +10,10 @@ import torch
 from commands import SMALL
 from workloads import glyphs_for_images
 
+from metarl import InnerLoop, InputError, from_module, meta_loss
 from metarl.errors import NonFiniteError
 from metarl.runs import load_checkpoint
+from metarl.supervised import Regression, mean_squared_error
 from metarl_experiments.__main__ import main
 from metarl_experiments.configs import images as images_config
 from metarl_experiments.configs import sinusoid as sinusoid_config
@@ -25,6 +27,14 @@ MACHINE = Machine("cpu", "float32", 1, "auto", "off")
 NAN, INF = float("nan"), float("inf")
 VALUES = (NAN, INF, -INF, 1e300)  # the last does not fit into float32
 Spoil = Callable[[Any], None]
+
+
+def test_points_without_a_feature_are_no_pairs() -> None:
+    params, apply = from_module(torch.nn.Linear(2, 1))
+    loss = mean_squared_error(apply)
+    batch = Regression(torch.ones(4, 6, 2), torch.ones(4, 6))
+    with pytest.raises(InputError, match=r"shape \(6, 1\) and its y has \(6,\)"):
+        meta_loss(loss, loss, params, [batch], batch, InnerLoop())
 
 
 def sinusoid(monkeypatch: pytest.MonkeyPatch, spoil: Spoil, **options: Any) -> SinusoidLearner:

@@ -46,11 +46,11 @@ class Walker(gymnasium.Env[Observation, Any]):
         self.time += 1
         observation, reward = self._observed(), self.task["slope"] * self.position
         at, where, value = self.task.get("fault", (None, "", 0.0))
-        info = {"invalid": False}
+        info = {"diverged": False}
         if self.time == at and where == "hang":
             time.sleep(3600)
         if self.time == at:
             reward = value if where == "reward" else reward
             observation[1] = value if where == "observation" else observation[1]
-            info["invalid"] = where == "invalid"
+            info["diverged"] = where == "invalid"
         return observation, float(reward), bool(abs(self.position) > 1.5), self.time >= 9, info

@@ -85,7 +85,12 @@ def gather_episodes(
 
     Returns:
         Support with ``ways * shots`` images a task and query with ``ways * queries``.
+
+    Raises:
+        InputError: the images are no bytes or lack a dimension, or classes are turned whose images
+            are not square.
     """
+    _check_images(data.images, turned=bool(index.turns.any()))
     return (
         _gather(data, index, index.support, device),
         _gather(data, index, index.query, device),
@@ -145,6 +150,20 @@ def _smallest(keys: np.ndarray, count: int) -> np.ndarray:
     return np.take_along_axis(some, order, -1)
 
 
+def _check_images(images: np.ndarray, *, turned: bool) -> None:
+    if images.dtype != np.uint8 or images.ndim != 5:
+        raise InputError(
+            f"images are {images.dtype} of shape {images.shape}: they must be uint8, 0 to 255, of "
+            "shape (class, image, channel, height, width)"
+        )
+    height, width = images.shape[-2:]
+    if turned and height != width:
+        raise InputError(
+            f"images of {height} x {width} pixels do not fit themselves turned by 90 degrees: give "
+            "rotate=False"
+        )
+
+
 def _gather(
     data: ImageClasses, index: EpisodeIndex, chosen: np.ndarray, device: torch.device | str
 ) -> Episode:
@@ -152,7 +171,8 @@ def _gather(
     images = data.images[index.classes[:, :, None], chosen]
     for turn in (1, 2, 3):
         of_turn = index.turns == turn
-        images[of_turn] = np.rot90(images[of_turn], turn, axes=(-2, -1))
+        if of_turn.any():
+            images[of_turn] = np.rot90(images[of_turn], turn, axes=(-2, -1))
     pixels = torch.from_numpy(images).to(device).flatten(1, 2)
     labels = torch.arange(ways, device=device).repeat_interleave(each).repeat(tasks, 1)
     return Episode(pixels.float() / 255, labels)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from metarl.errors import InputError
 from metarl.reduction import InOrder, Reduce, sum_over_ranks
 from metarl.rl.distributions import Distribution
 from metarl.rl.rollout import Rollout
@@ -94,7 +95,12 @@ def subsample(
         generator: draws them.
         least: keep so many where there are; of short episodes a fraction says too little.
         reduce: sums over the ranks that share the tasks, which all keep the same steps.
+
+    Raises:
+        InputError: no such fraction.
     """
+    if not 0 < fraction <= 1:
+        raise InputError(f"fraction is {fraction}: it must be above 0 and at most 1")
     horizon = batch.query.mask.shape[2]
     # As many whatever runs: one shape, compiled once.
     kept = kept_steps(horizon, fraction, least=least)

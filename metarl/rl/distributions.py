@@ -6,7 +6,7 @@ in as noise: standard normal for `Gaussian`, uniform on [0, 1) for `Categorical`
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,12 @@ class Categorical(NamedTuple):
 
 
 Distribution = Gaussian | Categorical
+D = TypeVar("D", bound=Distribution)
+
+
+def broadcast(distribution: D) -> D:
+    """The distribution with fields of one shape: a deviation of all states comes as one."""
+    return type(distribution)(*torch.broadcast_tensors(*distribution))  # type: ignore[no-untyped-call]
 
 
 def log_prob(distribution: Distribution, action: Tensor) -> Tensor:
@@ -105,7 +111,7 @@ def kl(p: Distribution, q: Distribution) -> Tensor:
 def entropy(distribution: Distribution) -> Tensor:
     """Differential (Gaussian) or discrete entropy in nats: ``(...)``."""
     if isinstance(distribution, Gaussian):
-        return (distribution.log_std + (0.5 + _LOG_SQRT_2PI)).sum(-1)
+        return (broadcast(distribution).log_std + (0.5 + _LOG_SQRT_2PI)).sum(-1)
     log_p = torch.log_softmax(distribution.logits, -1)
     return -(log_p.exp() * log_p).sum(-1)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from metarl.errors import InputError, NonFiniteError
 from metarl.params import Params, from_module
 from metarl.rl.actions import check_kind
-from metarl.rl.distributions import Distribution
+from metarl.rl.distributions import Distribution, broadcast
 
 Mapped = Callable[[Params, Tensor], Distribution]
 """``(parameters (task, ...), (task, row, observation)) -> distribution (task, row, action)``."""
@@ -32,8 +32,7 @@ def map_policy(policy: nn.Module, params: Params) -> Mapped:
     def act(own: Params, observations: Tensor) -> Distribution:
         distribution: Distribution = apply(own, observations)
         check_kind(distribution)  # which vmap would not say
-        # A standard deviation of all states comes as one: rollouts hold one of each.
-        return type(distribution)(*torch.broadcast_tensors(*distribution))  # type: ignore[no-untyped-call]
+        return broadcast(distribution)  # rollouts hold each step's own
 
     return torch.func.vmap(act, randomness="different")
 

@@ -6,14 +6,14 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from metarl.checks import check_choice
+from metarl.checks import check_choice, check_positive
 from metarl.errors import InputError
 from metarl.gauss_newton import GaussNewton
 from metarl.inner import InnerLoop, Loss, adapt, adapt_path_one
 from metarl.params import Params
 from metarl.rl import surrogates
 from metarl.rl.batches import Batch, MetaBatch
-from metarl.rl.distributions import Distribution, kl, linear_log_prob, log_prob
+from metarl.rl.distributions import Distribution, broadcast, kl, linear_log_prob, log_prob
 
 Apply = Callable[[Params, Tensor], Distribution]
 SamplingCorrection = Literal["off", "emaml"]
@@ -67,7 +67,7 @@ def policy_objectives(
     apply: Apply,
     inner: InnerLoop,
     *,
-    inner_surrogate: surrogates.InnerSurrogate = "loglik",
+    inner_surrogate: surrogates.InnerSurrogate | Loss = "loglik",
     sampling_correction: SamplingCorrection = "off",
     clip: float = 0.3,
 ) -> PolicyObjectives:
@@ -77,39 +77,47 @@ def policy_objectives(
         apply: pure policy ``(params, observations) -> distribution``.
         inner: how the task adapts.
         inner_surrogate: ``loglik`` (the paper's code; its curvature is biased), ``lvc`` (curvature
-            exact at horizon 1), ``dice`` (exact) or ``linear`` (see `policy_gradient_loss`).
+            exact at horizon 1), ``dice`` (exact) or ``linear`` (see `policy_gradient_loss`); or a
+            loss of one's own, ``(params, batch) -> scalar`` of one task's `Batch`.
         sampling_correction: ``emaml`` adds ``score weight * sum log pi(support)`` under the
             parameters that sampled it: together with ``loglik`` the exact meta-gradient of a finite
             inner batch (Stadie et al. 2018; Al-Shedivat et al. 2018). Part of ``surrogate`` only.
         clip: ratio bound of ``clipped``.
 
     Raises:
-        InputError: no such surrogate or correction, or ``emaml`` with another surrogate than
-            ``loglik``.
+        InputError: no such surrogate or correction, ``emaml`` with another surrogate than
+            ``loglik``, or a bound that is not above 0.
     """
-    check_choice("inner_surrogate", inner_surrogate, get_args(surrogates.InnerSurrogate))
+    if not callable(inner_surrogate):
+        check_choice("inner_surrogate", inner_surrogate, get_args(surrogates.InnerSurrogate))
+    check_positive("clip", clip)
     check_choice("sampling_correction", sampling_correction, get_args(SamplingCorrection))
     if sampling_correction == "emaml" and inner_surrogate != "loglik":
         raise InputError(
-            f"sampling_correction=emaml goes with inner_surrogate=loglik only: {inner_surrogate} "
-            "holds how the samples depend on the parameters in its own curvature, and adding the "
+            "sampling_correction=emaml goes with inner_surrogate=loglik only: lvc, dice and linear "
+            "hold how the samples depend on the parameters in their own curvature, and adding the "
             "term counts that twice"
         )
-    inner_loss = policy_gradient_loss(apply, kind=inner_surrogate)
+    if callable(inner_surrogate):
+        inner_loss, sees_old = inner_surrogate, True
+    else:
+        inner_loss = policy_gradient_loss(apply, kind=inner_surrogate)
+        sees_old = inner_surrogate == "linear"
 
     def around_itself(params: Params, batch: Batch) -> Tensor:
         here = apply(params, batch.observations)
-        old = type(here)(*(x.detach() for x in here))
+        old = type(here)(*(x.detach() for x in broadcast(here)))
         loss: Tensor = inner_loss(params, batch._replace(old=old))
         return loss
 
     def along(path: Sequence[Params], data: MetaBatch) -> tuple[Distribution, ...]:
         batches = (*data.supports, data.query)
-        return tuple(apply(p, b.observations) for p, b in zip(path, batches, strict=True))
+        return tuple(
+            broadcast(apply(p, b.observations)) for p, b in zip(path, batches, strict=True)
+        )
 
     def policies(theta: Params, data: MetaBatch) -> tuple[Distribution, ...]:
-        # The others' steps do not see the recorded policy.
-        loss = around_itself if inner_surrogate == "linear" else inner_loss
+        loss = around_itself if sees_old else inner_loss
         return along(adapt_path_one(loss, theta, data.supports, inner), data)
 
     def surrogate(theta: Params, data: MetaBatch) -> tuple[Tensor, Tensor]:

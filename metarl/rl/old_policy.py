@@ -1,14 +1,19 @@
 """The policies that ratios and divergences are taken against."""
 
-import functools
+import warnings
 
 import torch
 
+from metarl.kept import kept
 from metarl.mapping import ChunkFunction, each, resolve_mapping, run_chunks
 from metarl.params import Params
 from metarl.rl.batches import MetaBatch
-from metarl.rl.distributions import Distribution
+from metarl.rl.distributions import Distribution, kl
 from metarl.rl.objectives import PolicyObjectives
+from metarl.rl.surrogates import reduce
+
+# Nats, mean over steps. A meta-step goes about 0.01 far; sums in another order, below 1e-6.
+_ROUNDING = 1e-3
 
 
 def old_policy(
@@ -18,8 +23,24 @@ def old_policy(
 
     Then every ratio is exactly 1 there, and the KL and its gradient exactly 0. The ones recorded by
     the sampler differ in the last bits, and so do the policies that ``linear`` steps reach around
-    them.
+    them. More than rounding between those after adaptation warns: the tasks were then sampled with
+    another theta, inner loop or inner loss.
     """
+    own = own_policy(objectives, theta, data, mapping=mapping)
+    apart = float(reduce(kl(data.query.old, own.query.old), data.query.mask))
+    if apart > _ROUNDING:
+        warnings.warn(
+            f"the policies that sampled and those that the objectives adapt to are {apart:.2g} "
+            "nats apart: give both the same theta, inner loop and inner loss",
+            stacklevel=2,
+        )
+    return own
+
+
+def own_policy(
+    objectives: PolicyObjectives, theta: Params, data: MetaBatch, *, mapping: str = "auto"
+) -> MetaBatch:
+    """`old_policy` of any data, whoever acted in it."""
     with torch.no_grad():
         chunks = run_chunks(_policies(objectives), (theta,), data, resolve_mapping(mapping, data))
     old = [
@@ -30,7 +51,7 @@ def old_policy(
     return data._replace(supports=supports, query=data.query._replace(old=old[-1]))
 
 
-@functools.lru_cache(maxsize=8)
+@kept
 def _policies(objectives: PolicyObjectives) -> ChunkFunction:
     def policies(shared: tuple[Params], data: MetaBatch) -> tuple[Distribution, ...]:
         return objectives.policies(*shared, data)

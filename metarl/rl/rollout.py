@@ -86,11 +86,10 @@ def check_finite(rollout: Rollout, episodes: int) -> None:
         NonFiniteError: names the first that appeared, in time and from observation to reward, with
             the row's task ``row // episodes`` and its episodes so far.
     """
+    discrete = not rollout.actions.is_floating_point()
     probes = {
         "observation": rollout.observations,
-        "action": rollout.actions
-        if rollout.actions.is_floating_point()
-        else rollout.distribution[0],
+        "action": rollout.distribution[0] if discrete else rollout.actions,
         "reward": rollout.rewards.unsqueeze(-1),
     }
     # A finite sum proves finite terms, in one fast pass; only its failure needs a closer look.
@@ -104,8 +103,11 @@ def check_finite(rollout: Rollout, episodes: int) -> None:
     row = int(bad[:, time, kind].nonzero()[0])
     place, task = list(probes)[kind], row // episodes
     rows = slice(task * episodes, (task + 1) * episodes)
+    said = place
+    if place == "action" and discrete:
+        said = "logits (rule actions out by large negative ones, such as -1e9)"
     raise NonFiniteError(
-        f"non-finite {place} of task {task}, episode {row % episodes}, at time step {time}",
+        f"non-finite {said} of task {task}, episode {row % episodes}, at time step {time}",
         place=place,
         task=task,
         batch={name: x[rows, : time + 1].cpu().numpy() for name, x in probes.items()},

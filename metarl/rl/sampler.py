@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box
@@ -66,6 +67,11 @@ class Sampler:
         exact: bool = False,
     ) -> None:
         check_counts(episodes=episodes, horizon=horizon)
+        if isinstance(envs, gymnasium.Env):
+            raise InputError(
+                "envs is a single environment: give vector environments, as gymnasium.make_vec "
+                "makes them"
+            )
         self.envs = [envs] if isinstance(envs, VectorEnv) else list(envs)
         if not self.envs:
             raise InputError("envs is empty: a sampler needs one vector environment at least")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metarl.checks import check_counts
-from metarl.errors import NonFiniteError
+from metarl.errors import InputError, NonFiniteError
 from metarl.mapping import resolve_mapping
 from metarl.objective import Objective, mean_over_tasks
 from metarl.params import Params
@@ -46,7 +46,7 @@ def trpo_update(
         data: of all tasks; old policies as in `old_policy`.
         max_kl: trust region, nats, mean over tasks after adaptation.
         cg_steps: conjugate-gradient steps, see `trust_region_step`.
-        fisher_fraction: of the time steps, in (0, 1]; see `subsample`.
+        fisher_fraction: of the time steps, in (0, 1], see `subsample`.
         generator: draws them.
         damping: added to the Fisher matrix's diagonal.
         mapping: see `mean_over_tasks`.
@@ -103,8 +103,10 @@ def adam_update(
         The same theta, moved, and metrics.
 
     Raises:
+        InputError: the optimiser holds none of theta.
         NonFiniteError: loss, KL or gradient; theta has not moved.
     """
+    _check_held(theta, optimizer)
     objective = mean_over_tasks(objectives.surrogate, data, mapping=mapping, reduce=reduce)
     with (clock or Clock())("gradient"):
         loss, kl = _descend(objective, theta, optimizer)
@@ -143,10 +145,11 @@ def promp_update(
         The same theta, moved, and metrics; ``inner_kl`` decides the next penalty.
 
     Raises:
-        InputError: no epochs.
+        InputError: no epochs, or as in `adam_update`.
         NonFiniteError: in any epoch; ``theta`` and the optimiser are as they were before the first.
     """
     check_counts(epochs=epochs)
+    _check_held(theta, optimizer)
     clock = clock or Clock()
     start = {name: p.detach().clone() for name, p in theta.items()}
     moments = copy.deepcopy(optimizer.state_dict())
@@ -183,6 +186,15 @@ def next_penalty(penalty: float, inner_kl: float, *, target_kl: float) -> float:
     """
     factor = 0.5 if inner_kl < target_kl / 1.5 else 2.0 if inner_kl > target_kl * 1.5 else 1.0
     return min(max(penalty * factor, 1e-6), 1e6)
+
+
+def _check_held(theta: Params, optimizer: torch.optim.Optimizer) -> None:
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in theta.values()):
+        raise InputError(
+            "the optimiser holds none of theta, and would move nothing: build it from "
+            "theta.values(), which are not the module's own parameters, and anew for a new theta"
+        )
 
 
 def _descend(

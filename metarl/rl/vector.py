@@ -130,9 +130,8 @@ def sample_tasks(
     elif isinstance(base, SyncVectorEnv) and base.envs[0].has_wrapper_attr("sample_tasks"):
         method = base.envs[0].get_wrapper_attr("sample_tasks")
         return list(method(n, np.random.default_rng(seed)))
-    name = type(base).__name__ if base.spec is None else base.spec.id
     raise InputError(
-        f"{name} has no method sample_tasks(n, rng), so there are no tasks to learn from: "
+        f"{_name(base)} has no method sample_tasks(n, rng), so there are no tasks to learn from: "
         "docs/writing.md shows how to write it, `metarl check` says what else is missing"
     )
 
@@ -140,16 +139,37 @@ def sample_tasks(
 def set_tasks(
     env: VectorEnv[Any, Any, Any], tasks: Sequence[Task | None], *, timeout: float
 ) -> None:
-    """Give row ``r`` the task ``tasks[r]``; where one is None, every row keeps its own."""
+    """Give row ``r`` the task ``tasks[r]``; where one is None, every row keeps its own.
+
+    Raises:
+        InputError: a member has no attribute ``task``: gymnasium would make one that nobody reads.
+        WorkerError: a worker process does not answer.
+    """
     if any(task is None for task in tasks):
         return
     base = env.unwrapped
-    if not isinstance(base, AsyncVectorEnv):
-        base.set_attr("task", list(tasks))  # type: ignore[attr-defined]  # not in the base class
+    if isinstance(base, AsyncVectorEnv):
+        with receiving(base, timeout, "setting tasks"):
+            base.call_async("has_wrapper_attr", "task")
+            _check_task(base, all(base.call_wait(timeout)))
+            # Gymnasium's set_attr waits without limit, so a thread of our own does the waiting.
+            limited(lambda: base.set_attr("task", list(tasks)), timeout)
         return
-    # Gymnasium's set_attr waits without limit, so a thread of our own does the waiting.
-    with receiving(base, timeout, "setting tasks"):
-        limited(lambda: base.set_attr("task", list(tasks)), timeout)
+    if isinstance(base, SyncVectorEnv):
+        _check_task(base, all(one.has_wrapper_attr("task") for one in base.envs))
+    base.set_attr("task", list(tasks))  # type: ignore[attr-defined]  # not in the base class
+
+
+def _check_task(env: VectorEnv[Any, Any, Any], held: bool) -> None:
+    if not held:
+        raise InputError(
+            f"{_name(env)} has no attribute task, so that all its tasks would be one: set it in "
+            "the environment's __init__, and read it in step (docs/writing.md)"
+        )
+
+
+def _name(env: VectorEnv[Any, Any, Any]) -> str:
+    return type(env).__name__ if env.spec is None else str(env.spec.id)
 
 
 def reset(
@@ -181,7 +201,7 @@ def step(env: VectorEnv[Any, Any, Any], actions: NDArray[Any], *, timeout: float
             observations, rewards, terminated, truncated, infos = base.step_wait(timeout)
     else:
         observations, rewards, terminated, truncated, infos = env.step(actions)
-    invalid = infos.get("invalid")
+    invalid = infos.get("diverged")
     if invalid is None:
         invalid = np.zeros(env.num_envs, dtype=np.bool_)
     return Step(observations, rewards, terminated, truncated, np.asarray(invalid, dtype=np.bool_))

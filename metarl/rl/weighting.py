@@ -6,6 +6,7 @@ from typing import get_args
 from torch import Tensor
 
 from metarl.checks import check_choice
+from metarl.errors import InputError
 from metarl.rl.advantages import Value, advantages, masked_std, standardize
 from metarl.rl.rollout import Rollout
 
@@ -38,6 +39,10 @@ class Weighting:
 
     def __post_init__(self) -> None:
         check_choice("baseline", self.baseline, get_args(Value))
+        for name in ("discount", "gae_lambda", "inner_gae_lambda"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"{name} is {value}: it must be at least 0 and at most 1")
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """Weights ``(task, episode, time)``."""

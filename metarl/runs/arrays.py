@@ -69,7 +69,7 @@ def encode(arrays: Mapping[str, Array]) -> bytes:
         for key, array in arrays.items():
             if not fits(array):
                 kind = getattr(array, "dtype", type(array).__name__)
-                raise TypeError(f"array {key!r} is {kind}; only plain numbers can be saved")
+                raise TypeError(f"array {key!r} is {kind}; only numpy arrays can be saved")
             with archive.open(zipfile.ZipInfo(f"{key}.npy", _STAMP), "w") as member:
                 # np.asarray, since np.ascontiguousarray gives a scalar a dimension.
                 np.lib.format.write_array(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from metarl.errors import InputError
 from metarl.inner import Loss
 from metarl.params import Params
 
@@ -15,9 +16,19 @@ def mean_squared_error(apply: Callable[..., Tensor]) -> Loss:
 
     Args:
         apply: pure function of a module, as `metarl.from_module` returns it.
+
+    The loss raises:
+        InputError: predictions and ``y`` have different shapes, of which torch would make all
+            pairs.
     """
 
     def loss(params: Params, batch: Regression) -> Tensor:
-        return (apply(params, batch.x) - batch.y).square().mean()
+        predicted = apply(params, batch.x)
+        if predicted.shape != batch.y.shape:
+            raise InputError(
+                f"predictions of a task have the shape {tuple(predicted.shape)} and its y has "
+                f"{tuple(batch.y.shape)}: both are (point, feature)"
+            )
+        return (predicted - batch.y).square().mean()
 
     return loss

@@ -8,7 +8,7 @@ import metarl
 from metarl.params import Params
 from metarl.rl.batches import Batch, MetaBatch, subsample
 from metarl.rl.distributions import Gaussian
-from metarl.rl.old_policy import old_policy
+from metarl.rl.old_policy import own_policy
 
 from ...configs.rl import THREADS, Config, EnvConfig
 from ...machine import Machine, resolve
@@ -54,5 +54,5 @@ def prepare(config: Config, machine: Machine) -> Prepared:
         return Batch(draw(inputs), actions, draw(), torch.ones(shape), old)
 
     data = MetaBatch((batch(),), batch(), torch.zeros(config.meta_batch))
-    data = old_policy(learner.objectives, theta, data, mapping=learner.mapping)
+    data = own_policy(learner.objectives, theta, data, mapping=learner.mapping)
     return Prepared(learner, theta, data, subsample(data, config.fisher_fraction, generator))
