@@ -1,5 +1,6 @@
 """Samplers on the environment of a configuration."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -49,6 +50,11 @@ def make_sampler(
     Raises:
         InputError: no such environment, or options that it does not take.
     """
+    if not env.id:
+        raise InputError(
+            "--env.id: is missing: name an environment, such as package_of_yours:MyTask-v0, or "
+            "take another experiment of `metarl list`"
+        )
     if env.id in metarl_envs.WORLDS and env.workers:
         raise InputError(f"--env.workers: {env.id} is one batch on threads, and takes none")
     with _refusals(env):
@@ -106,6 +112,10 @@ def _refusals(env: EnvConfig) -> Iterator[None]:
     except (GymnasiumError, ImportError) as error:
         raise InputError(f"--env.id {env.id}: {first_line(error)}") from None
     except (TypeError, ValueError) as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is not None:
+            name = unknown[1].replace("_", "-")
+            raise InputError(f"--env.{name}: {env.id} takes none") from None
         raise InputError(f"--env: {env.id} refuses its options: {error}") from None
 
 

@@ -147,14 +147,17 @@ def _wide() -> Iterator[None]:
 def _one_line(box: str) -> str:
     """What tyro's error box says before its first rule, without the frame."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    rows = [row.strip("│|╭╮╰╯ ") for row in text.splitlines()]
+    # Where the output's encoding has no frame, the title has a rule of its own.
+    titled = "╭" not in text
     says: list[str] = []
-    for row in rows:
-        if not row or set(row) <= set("─-"):
-            if says:
-                break
+    for line in text.splitlines():
+        row = line.strip("│ ")
+        if not row or row[0] in "╭╰":  # the title bar, and the end
             continue
-        if row.endswith("─") or row.startswith("─"):  # the title bar
+        if set(row) <= set("─-"):
+            if says and not titled:
+                break
+            says, titled = [], False
             continue
         says.append(row)
     return " ".join(says) or "the options could not be read"

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,12 @@ def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Pa
     runs = [(label, load(path, device=device)) for label, path in named]
     _check_one_page(runs)
     experiment = runs[0][1].experiment
-    curves = [Curve(label, evaluation_of(one)) for label, one in runs]
     module = experiment.plots()
     loaded = [one for _, one in runs]
-    figures: list[Figure] = module.figures(runs, [*curves, *beside(module.beside(loaded), paths)])
-    with saving(out):
-        out.mkdir(parents=True, exist_ok=True)
+    with _folder(out):
+        curves = [Curve(label, evaluation_of(one)) for label, one in runs]
+        others = beside(module.beside(loaded), paths)
+        figures: list[Figure] = module.figures(runs, [*curves, *others])
     for figure in figures:
         replace(out / f"{figure.name}.png", figure.light)
         replace(out / f"{figure.name}.csv", _csv(figure))
@@ -67,6 +68,20 @@ def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Pa
     )
     replace(out / "index.html", text.encode())
     return out / "index.html"
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """Make the directory before the work that takes minutes; without it, none is left."""
+    new = not out.exists()
+    with saving(out):
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            out.rmdir()
+        raise
 
 
 def _check_one_page(runs: Sequence[tuple[str, Loaded]]) -> None:

@@ -126,7 +126,7 @@ def _iterate(
     learner: Learner, keeper: Keeper, state: State, loop: _Loop, plan: Plan, reporter: Reporter
 ) -> int | None:
     """Iterate to the end; the signal that stopped it, if one did."""
-    began = recorded = time.monotonic()
+    began = time.monotonic()
     deadline = math.inf if plan.minutes is None else began + 60 * plan.minutes
     next_save = began + plan.checkpoint_seconds
     validating = 0.0
@@ -135,6 +135,7 @@ def _iterate(
     # The window may begin before a restart, the clock does not.
     started = since = loop.iteration
     expected = 0.0 if over else keeper.expect_memory(learner, state)
+    recorded = time.monotonic()
     while not over:
         loop.window.append(_floats(learner.step(state, loop.iteration)))
         loop.iteration += 1

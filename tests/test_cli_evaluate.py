@@ -417,6 +417,21 @@ def test_report_of_several_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (run.parent / "elsewhere" / "index.html").exists()
 
 
+def test_report_is_refused_before_the_work(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr("metarl_experiments.report.evaluation_of", work)
+    (tmp_path / "file").touch()
+    line = refuse(capfd, 4, "report", str(run), f"--out={tmp_path / 'file' / 'page'}")
+    assert str(tmp_path / "file") in line
+    with pytest.raises(AssertionError):
+        report([run], tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+
+
 def test_report_into_a_file_is_refused(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "--out" in refuse(capfd, 2, "report", str(run), f"--out={run / 'config.json'}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from commands import refuse
 
+from metarl.runs import load_checkpoint
 from metarl_experiments.__main__ import COMMANDS, guarded, main
 from metarl_experiments.catalog import EXPERIMENTS
 
@@ -159,6 +160,29 @@ def test_bad_input_is_one_line_and_creates_nothing(
     assert line.startswith("metarl")
     assert naming in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_closed_output_is_no_error(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = "--iterations 2 --meta-batch 2 --validation-tasks 2 --compile off --threads 1"
+    for command in ("list", f"train sinusoid --out {run} {options}"):
+        line = f"exec {sys.executable} -m metarl_experiments {command} >&-"
+        done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert load_checkpoint(max((run / "checkpoints").iterdir())).iteration == 2
+
+
+def test_options_are_named_whatever_the_frame() -> None:
+    for encoding in ("ascii", "utf-8"):
+        done = subprocess.run(
+            [sys.executable, "-m", "metarl_experiments", "train", "sinusoid", "--iterations=2.5"],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert "--iterations" in done.stderr
 
 
 def test_a_view_that_cannot_be_written_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from metarl.errors import InputError, RunWarning
 from metarl.log import Log, Settings, TensorBoard
 from metarl.runs import read_metrics
 from metarl.runs.metrics import cut_metrics, thin_metrics
+from metarl_experiments.plots.curves import summed
 
 
 @pytest.fixture
@@ -160,7 +162,29 @@ def test_thinned_metrics_keep_both_ends_of_each_kind() -> None:
     assert sum("validation/loss" in line for line in thin) == 5
     assert thin[-1] in ({"iteration": 10_000, "train/loss": 142.857},)
     assert thin_metrics([], 40) == b""
-    assert thin_metrics(train[:1], 40) == b'{"iteration": 10, "train/loss": 0.142857}\n'
+
+
+def test_sums_stay_as_they_are_in_thinned_metrics() -> None:
+    lines: list[dict[str, Any]] = [
+        {"iteration": n, "env_steps": 900.0 if n == 150 else 100.0, "loss": None if n == 90 else n}
+        for n in range(1, 368)
+    ]
+    for line in lines[24::25]:
+        line["validation/loss"] = float(line["iteration"])
+    thin = [json.loads(line) for line in thin_metrics(lines, 100).splitlines()]
+    assert len(thin) < 120
+    assert summed(thin, "env_steps")[-1] == pytest.approx(100 * 367 + 800, rel=1e-5)
+    told = [line for line in thin if "validation/loss" in line]
+    assert all(line["validation/loss"] == line["iteration"] for line in told)
+    middle = next(
+        line for line in thin if line["iteration"] > 200 and "validation/loss" not in line
+    )
+    assert middle["loss"] < middle["iteration"]  # a mean since the line before
+
+
+def test_thinned_metrics_of_few_lines() -> None:
+    train = [{"iteration": 10, "train/loss": 1 / 7}]
+    assert thin_metrics(train, 40) == b'{"iteration": 10, "train/loss": 0.142857}\n'
 
 
 def test_tensorboard_groups_tags_and_knows_the_settings(path: Path) -> None:

@@ -88,6 +88,8 @@ def test_users_environments(tmp_path: Path, env: str, capfd: pytest.CaptureFixtu
 
 def test_user_mistakes_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for options, naming in (
+        ([], "--env.id: is missing"),
+        (["--env.id=metarl/HalfCheetahVelocity-v0", "--env.sparse"], "--env.sparse: metarl/Half"),
         (["--env.id=my_package:Nothing-v0"], "--env.id"),
         (["--env.id=no_such_package:MyTask-v0"], "--env.id"),
         (["--env.id=my_package:MyTask-v0", "--observe-task"], "--observe-task"),

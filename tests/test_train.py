@@ -16,6 +16,7 @@ from toy import Silent, Toy
 from metarl.errors import NonFiniteError, SaveError
 from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_best, read_metrics
 from metarl_experiments.family import Metrics, State
+from metarl_experiments.memory import Needs
 from metarl_experiments.signals import Abandoned
 from metarl_experiments.train import STALLED_RECORDS, Outcome, Plan, train
 
@@ -151,6 +152,16 @@ def test_time_of_an_iteration_is_that_since_the_restart(tmp_path: Path) -> None:
     go(tmp_path / "run", Stopping(), plan)
     go(tmp_path / "run", Slow(), plan, resume=True)
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["seconds.iteration"] >= 0.02
+
+
+def test_time_of_the_first_iteration_is_without_the_memory_estimate(tmp_path: Path) -> None:
+    class Weighed(Toy):
+        def needs(self, state: State) -> Needs:
+            time.sleep(0.5)
+            return super().needs(state)
+
+    go(tmp_path / "run", Weighed())
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["seconds.iteration"] < 0.05
 
 
 def test_stopped_in_the_last_iteration_is_done(tmp_path: Path) -> None:

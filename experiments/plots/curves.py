@@ -109,7 +109,7 @@ def paint_curves(axes: Axes, curves: Sequence[Curve], order: Sequence[str] = ())
                 mean, half = mean * steps, half * steps
             index = order.index(label) if order else place
             line(axes, range(len(mean)), mean, half, label=label, index=index)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def learning_curves(

@@ -121,7 +121,8 @@ def _verified(path: Path, md5: str) -> bool:
         raise InputError(f"{path} cannot be read: {error.strerror}: move it away") from None
     if found != md5:
         raise InputError(
-            f"{path} exists and is not the official file (md5 {md5}): move it away to download"
+            f"{path} exists and is not the official file, its md5 {found} and not {md5}: move it "
+            "away to download"
         )
     return True
 

@@ -65,7 +65,9 @@ def thin_metrics(lines: list[dict[str, Any]], count: int) -> bytes:
     """At most about `count` lines, evenly spaced, with six digits; for runs that are shipped.
 
     Lines with the same tags are thinned together, so that rare ones (validation) survive; the
-    first and the last of each kind are kept.
+    first and the last of each kind are kept. A metric of every line becomes its mean since the line
+    kept before, as it is already the mean over a line's own iterations: sums, such as that of the
+    environment's steps, stay as they are.
     """
     kinds: dict[frozenset[str], list[dict[str, Any]]] = {}
     for line in lines:
@@ -75,9 +77,26 @@ def thin_metrics(lines: list[dict[str, Any]], count: int) -> bytes:
         few = max(2, min(len(kind), count // len(kinds)))
         last = len(kind) - 1
         kept += [kind[i] for i in sorted({round(k * last / (few - 1)) for k in range(few)})]
-    kept.sort(key=lambda line: int(line["iteration"]))
-    short = [
-        {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}
-        for line in kept
-    ]
+    ends = {line["iteration"] for line in kept}
+    means = set[str]().union(*kinds).intersection(*kinds) - {"iteration"}
+    short, group, done = [], [], 0
+    for line in lines:
+        group.append((line["iteration"] - done, line))
+        done = line["iteration"]
+        if done in ends:
+            merged = {**line, **_means(group, means)}
+            short.append(
+                {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in merged.items()}
+            )
+            group = []
     return "".join(json.dumps(line) + "\n" for line in short).encode()
+
+
+def _means(group: list[tuple[int, dict[str, Any]]], tags: set[str]) -> dict[str, float]:
+    """Means over the iterations of several lines, of what is a number in all of them."""
+    total = sum(iterations for iterations, _ in group)
+    return {
+        tag: sum(iterations * line[tag] for iterations, line in group) / total
+        for tag in tags
+        if len(group) > 1 and all(line[tag] is not None for _, line in group)
+    }
