@@ -68,6 +68,19 @@ def test_options_compose(optimizer: Any, clip: float | None, per: Any, steps: in
     assert float(first_order[-len(flat(split_rates(theta)[1])) :].abs().sum()) > 0
 
 
+@pytest.mark.parametrize("clipped", [True, False])
+def test_one_clipped_step_is_torchs(clipped: bool) -> None:
+    params = {n: p.detach().clone().requires_grad_() for n, p in S.params.items()}
+    one = task(S.supports[0], 0)
+    S.loss(params, one).backward()
+    norm = flat(p.grad for p in params.values() if p.grad is not None).norm()
+    bound = float(norm) * (0.7 if clipped else 1.5)
+    moved = adapt(S.loss, S.params, [one], InnerLoop(0.1, clip=bound))
+    torch.nn.utils.clip_grad_norm_(params.values(), bound)
+    torch.optim.SGD(params.values(), lr=0.1).step()
+    assert rel(flat(moved) - flat(S.params), flat(params) - flat(S.params)) < 1e-12
+
+
 def test_rates_are_learned_by_torch_optim() -> None:
     params = {n: p.detach().clone().requires_grad_() for n, p in S.params.items()}
     theta = params | learned_rates(params, 0.01, per="element", steps=3)

@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 import pytest
 from mujoco.rollout import Rollout
+from numpy.typing import NDArray
 
 import metarl_envs  # noqa: F401
 from metarl_envs.models import load_ant, load_cheetah
@@ -74,6 +75,7 @@ def test_cheetah_equals_half_cheetah_v5(threads: int) -> None:
             assert np.array_equal(steps[t][0][row], observation.astype(np.float32))
             assert steps[t][1][row] - reward == 0.0
             assert steps[t][4]["velocity"][row] == info["x_velocity"]
+            assert steps[t][4]["position"][row] == info["x_position"]
         assert np.array_equal(envs.unwrapped._states[row, 1:10], env.data.qpos)
     assert steps[-1][3].all()
     assert not steps[-2][3].any()
@@ -110,6 +112,16 @@ def test_single_starts_as_gymnasiums(name: str, original: str, shared: int) -> N
     assert not np.array_equal(*again)
 
 
+def contact_forces(env: Any) -> NDArray[np.float64]:
+    """Clipped, of the state where it is; its own are of the last Runge-Kutta stage."""
+    data = mujoco.MjData(env.model)
+    data.qpos[:], data.qvel[:], data.ctrl[:] = env.data.qpos, env.data.qvel, env.data.ctrl
+    mujoco.mj_forward(env.model, data)
+    mujoco.mj_rnePostConstraint(env.model, data)
+    force: NDArray[np.float64] = np.clip(data.cfrc_ext[1:], -1, 1).ravel()
+    return force
+
+
 def test_ant_moves_as_ant_v5() -> None:
     """State bit-equal; velocity to the lag of gymnasium's ``xpos`` (its last Runge-Kutta stage)."""
     rng = np.random.default_rng(0)
@@ -117,15 +129,21 @@ def test_ant_moves_as_ant_v5() -> None:
     original = reference("Ant-v5")
     env.reset(seed=7)
     original.reset(seed=7)
+    touched = False
     for _ in range(60):
         action = rng.uniform(-1, 1, 8)
         ours, _, terminated, _, info = env.step(action)
         theirs, _, ended, _, reported = original.step(action)
         assert np.array_equal(ours[:27], theirs[:27].astype(np.float32))
         assert abs(info["velocity"] - reported["x_velocity"]) < 0.1
+        assert info["position"].tolist() == [reported["x_position"], reported["y_position"]]
+        force = contact_forces(original)
+        touched |= bool(force.any())
+        assert np.abs(ours[27:] - force).max() < 1e-6
         assert terminated == ended
         if ended:
             break
+    assert touched
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])

@@ -20,6 +20,7 @@ Array = np.ndarray[Any, Any]
 class Expected(NamedTuple):
     observation: Array
     velocity: float
+    position: Any
     contact_cost: float
 
 
@@ -46,8 +47,11 @@ def look(data: mujoco.MjData, ant: bool) -> Expected:
     force = np.clip(data.cfrc_ext, -1, 1)
     if ant:
         state += [force.ravel(), data.body("torso").xmat]
-    observation = np.concatenate([*state, data.subtree_com[1]])
-    return Expected(observation, data.subtree_linvel[1, 0], 0.0005 * (force**2).sum())
+    centre = data.subtree_com[1]
+    observation = np.concatenate([*state, centre])
+    position = centre[:2].copy() if ant else centre[0]
+    cost = 0.0005 * (force**2).sum()
+    return Expected(observation, data.subtree_linvel[1, 0], position, cost)
 
 
 def compare(env_id: str, asset: str, steps: int, prepare: Any = forward) -> dict[str, float]:
@@ -58,7 +62,7 @@ def compare(env_id: str, asset: str, steps: int, prepare: Any = forward) -> dict
     first, _ = envs.reset(seed=0)
     model = model_of(asset)
     singles = [mujoco.MjData(model) for _ in range(ROWS)]
-    worst = dict.fromkeys(("state", "observation", "velocity", "contact"), 0.0)
+    worst = dict.fromkeys(("state", "observation", "velocity", "position", "contact"), 0.0)
 
     def update(name: str, ours: Any, theirs: Any) -> None:
         worst[name] = max(worst[name], float(np.abs(np.subtract(ours, theirs)).max()))
@@ -82,6 +86,7 @@ def compare(env_id: str, asset: str, steps: int, prepare: Any = forward) -> dict
             expected = look(data, ant)
             update("observation", observations[row], expected.observation.astype(np.float32))
             update("velocity", infos["velocity"][row], expected.velocity)
+            update("position", infos["position"][row], expected.position)
             if ant:
                 update("contact", infos["reward_contact"][row], -expected.contact_cost)
                 touched |= expected.contact_cost > 0
@@ -94,6 +99,7 @@ def compare(env_id: str, asset: str, steps: int, prepare: Any = forward) -> dict
 CASES = [
     ("metarl/HalfCheetahVelocity-v0", "half_cheetah.xml"),
     ("metarl/AntVelocity-v0", "ant.xml"),
+    ("metarl/AntGoal-v0", "ant.xml"),
 ]
 
 
@@ -103,6 +109,7 @@ def test_paper_physics_equals_independent_stepping(env_id: str, asset: str) -> N
     assert worst["state"] == 0.0
     assert worst["observation"] < 1e-6  # one unit in the last place of a float32
     assert worst["velocity"] < 1e-10
+    assert worst["position"] < 1e-10
     assert worst["contact"] < 1e-10
     assert worst["touched"] or asset != "ant.xml"
 

@@ -104,6 +104,15 @@ def test_first_reset_draws_tasks_and_later_ones_keep_them() -> None:
     assert np.array_equal(given.reset(seed=0)[0], first)
 
 
+def test_part_of_a_batch_draws_the_tasks_of_its_rows() -> None:
+    drawn = []
+    for first, rows in ((0, 6), (3, 3)):
+        envs = gymnasium.make_vec("metarl/HalfCheetahVelocity-v0", num_envs=rows)
+        envs.reset(seed=0, options={"block": (first, 6)})
+        drawn.append(envs.unwrapped.task)
+    assert drawn[1] == drawn[0][3:]
+
+
 def test_set_attr_wants_one_task_each() -> None:
     envs = gymnasium.make_vec("metarl/Navigation2D-v0", num_envs=3)
     goal = {"goal": np.zeros(2)}

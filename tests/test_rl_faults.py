@@ -1,5 +1,6 @@
 """Non-finite numbers in a meta-iteration of policies: named, and theta as it was."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -144,9 +145,15 @@ def test_kl(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (error.place, error.task) == ("KL", 0)
 
 
-def test_late_epoch_of_promp_puts_theta_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_late_epoch_of_promp_puts_theta_and_moments_back(
+    earlier: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     setting = walk(dtype=F32)
     update, optimizer = updated(setting, "promp")
+    for _ in range(earlier):
+        setting.step(update)
+    moments = copy.deepcopy(optimizer.state_dict()["state"])
     step = optimizer.step
 
     def overshoot() -> None:
@@ -159,4 +166,7 @@ def test_late_epoch_of_promp_puts_theta_back(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(NonFiniteError):
         setting.step(update)
     assert all(torch.equal(p, before[n]) for n, p in setting.theta.items())
-    assert not optimizer.state
+    after = optimizer.state_dict()["state"]
+    assert len(after) == len(moments) == earlier * len(before)
+    for i, own in moments.items():
+        assert all(torch.equal(after[i][name], x) for name, x in own.items())

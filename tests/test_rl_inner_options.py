@@ -1,15 +1,21 @@
 """Inner-loop options through a whole meta-iteration, against their plain counterparts."""
 
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from meta_steps import Setting, trpo, walk
-from oracles import flat, rel
+from meta_steps import Setting, trpo, updated, walk
+from oracles import draw, flat, rel
+from walkers import diverging
 
 import metarl
 from metarl import InnerLoop, mean_over_tasks
 from metarl.params import Params
+from metarl.rl import clock
 from metarl.rl.batches import MetaBatch
 from metarl.rl.clock import Clock
 from metarl.rl.collect import collect_meta_batch
@@ -156,6 +162,8 @@ def test_mixed_batches_are_one_task() -> None:
     assert data.query.mask.shape[:2] == (2, 8)
     assert data.supports == ()
     assert rel(flat(gradient), written_out(setting, data)) < 1e-10
+    apart = outer(walk(tasks, inner_steps=0))[1].query.observations
+    assert torch.equal(data.query.observations, torch.stack([apart[:2], apart[2:]]).flatten(1, 2))
     for weights, mask in zip(data.query.weights, data.query.mask, strict=True):
         valid = weights[mask > 0]
         assert abs(float(valid.mean())) < 1e-9
@@ -165,8 +173,60 @@ def test_mixed_batches_are_one_task() -> None:
     assert "return_before" not in metrics
 
 
+def inner_gradient_norm(setting: Setting, support: Any, but: Sequence[str] = ()) -> float:
+    """Of the plain inner loss by autograd, mean over tasks; without some parameters."""
+    norms = []
+    for i in range(len(support.mask)):
+        own = {n: p.detach().clone().requires_grad_() for n, p in setting.theta.items()}
+        b = torch.utils._pytree.tree_map(lambda x, i=i: x[i], support)
+        loss = setting.options["objectives"].inner_loss(own, b)
+        slopes = dict(zip(own, torch.autograd.grad(loss, list(own.values())), strict=True))
+        norms.append(flat([g for n, g in slopes.items() if n not in but]).norm())
+    return float(torch.stack(norms).mean())
+
+
+@pytest.mark.parametrize("name", ["trpo", "adam"])
+@pytest.mark.parametrize(
+    "still", [{}, {"mean.layers.0.weight": 0.0, "mean.layers.1.weight": 1e-30}]
+)
+def test_inner_gradient_norm_is_by_the_step_sizes_taken(name: str, still: dict[str, float]) -> None:
+    """Unequal learned ones, which Adam moves in place; what they do not move is left out."""
+    setting = walk(inner=InnerLoop(0.3))
+    rates = {
+        f"inner_lr.{n}": torch.full_like(p, still[n]) if n in still else 0.1 + draw(*p.shape).abs()
+        for n, p in setting.theta.items()
+    }
+    learned = setting._replace(
+        theta={**setting.theta, **{n: r.requires_grad_() for n, r in rates.items()}}
+    )
+    collected = collect_meta_batch(setting.theta, seed=0, clock=Clock(), **setting.options)
+    expected = inner_gradient_norm(setting, collected.data.supports[0], list(still))
+    _, metrics = learned.step(updated(learned, name)[0])
+    assert metrics["inner_grad_norm"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_invalid_episodes_of_supports_and_query_are_counted() -> None:
+    setting = walk(inner_steps=2)
+    diverging(setting.options["sampler"].envs[0], [5])
+    _, metrics = setting.step(trpo(setting))
+    assert metrics["invalid_episodes"] == 3
+
+
+def test_parts_add_up_to_the_time_that_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 10.0
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now))
+    watch = Clock()
+    for part, seconds in (("sample", 2.0), ("adapt", 3.0), ("sample", 4.0), ("", 5.0)):
+        with watch(part) if part else nullcontext():
+            now += seconds
+    expected = {"sample": 6.0, "adapt": 3.0, "other": 5.0}
+    assert watch.metrics() == {f"seconds.{part}": s for part, s in expected.items()}
+
+
 def test_metrics_say_what_happened() -> None:
     setting = walk(inner=InnerLoop(0.3), inner_steps=2)
+    with torch.no_grad():
+        setting.theta["log_std"].copy_(torch.tensor([0.0, -1.0]))
     _, metrics = setting.step(trpo(setting))
     collected = collect_meta_batch(setting.theta, seed=0, clock=Clock(), **setting.options)
     returns = collected.returns().double()
@@ -177,14 +237,8 @@ def test_metrics_say_what_happened() -> None:
     assert metrics["gain_ci95"] == pytest.approx(1.96 * float(gain.std()) / 3**0.5)
     assert metrics["worse_fraction"] == float((gain < 0).double().mean())
     assert metrics["env_steps"] == sum(float(r.mask.sum()) for r in collected.rollouts)
-    assert metrics["sigma"] == pytest.approx(1.0)
-    support = collected.data.supports[0]
-    norms = []
-    for i in range(3):
-        own = {n: p.detach().clone().requires_grad_() for n, p in setting.theta.items()}
-        b = torch.utils._pytree.tree_map(lambda x, i=i: x[i], support)
-        loss = setting.options["objectives"].inner_loss(own, b)
-        norms.append(flat(torch.autograd.grad(loss, list(own.values()))).norm())
-    assert metrics["inner_grad_norm"] == pytest.approx(float(torch.stack(norms).mean()), rel=1e-9)
+    assert metrics["sigma"] == pytest.approx((1 + math.exp(-1)) / 2)
+    expected = inner_gradient_norm(setting, collected.data.supports[0])
+    assert metrics["inner_grad_norm"] == pytest.approx(expected, rel=1e-9)
     parts = {"sample", "adapt", "gradient", "fisher", "line_search", "other"}
     assert {f"seconds.{part}" for part in parts} <= metrics.keys()

@@ -23,6 +23,7 @@ import metarl_envs  # noqa: F401  # registers
 from metarl.errors import InputError
 from metarl.rl import MetaPolicy, Policy, loading
 from metarl.rl.distributions import Categorical, Gaussian
+from metarl.rl.one_task import one_task_sampler
 from metarl.runs import export_params, read_config
 from metarl_experiments.configs.rl import Config
 from metarl_experiments.environments import make_sampler
@@ -172,6 +173,16 @@ ADAPTATION += "later_lr_factors evaluation_lr evaluation_episodes"
 OTHERS = "iterations meta_batch learned_lr signal_after lr_per_step sampling_correction update "
 OTHERS += "max_kl cg_steps fisher_fraction lr lr_decay epochs clip init_std head_scale "
 OTHERS += "evaluation_steps log_every validate_every patience validation_tasks"
+
+
+def test_seed_draws_the_task_of_an_id() -> None:
+    drawn = []
+    for seed in (1, 1, 2):
+        options: dict[str, Any] = {"episodes": 1, "horizon": 1, "task": None, "options": {}}
+        with one_task_sampler(NAVIGATION, seed=seed, **options) as (_, task):
+            assert task is not None
+            drawn.append(task["goal"].tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_load_reads_every_field_that_decides_how_a_policy_adapts() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapting import ACT, EPISODES, TASKS, Problem, problem
+from adapting import ACT, EPISODES, HORIZON, TASKS, Problem, problem
 from meta_steps import Setting, trpo, walk
 from oracles import F64, draw, flat, rel
 from torch import Tensor
@@ -14,7 +14,7 @@ import metarl
 from metarl import InnerLoop, adapt, conjugate_gradient, mean_over_tasks
 from metarl.inner import adapt_path_one
 from metarl.params import Params
-from metarl.rl.batches import Batch, MetaBatch, kept_steps, subsample
+from metarl.rl.batches import Batch, MetaBatch, kept_steps, score_weights, subsample
 from metarl.rl.distributions import Gaussian, entropy, log_prob
 from metarl.rl.objectives import policy_objectives
 from metarl.rl.old_policy import old_policy
@@ -215,17 +215,20 @@ def test_steps_behind_the_mask_count_for_nothing() -> None:
     assert rel(flat(found[2]), flat(gradient[2])) < 1e-12
 
 
-def test_sampling_term_is_in_the_units_of_the_surrogate() -> None:
+@pytest.mark.parametrize("invalid", [0, 1])
+def test_sampling_term_is_in_the_units_of_the_surrogate(invalid: int) -> None:
     """Of unequal episodes: their returns' sum, and their number times the term, over all steps."""
     p = problem(sampling_correction="emaml", lr=0.0)
     data = one(p.data, 0)
+    data.query.mask[:invalid] = 0
     query, support = data.query, data.supports[0]
+    episodes = EPISODES - invalid
 
     def summed(theta: Params) -> Tensor:
         new, at_support = (p.apply(theta, b.observations) for b in (query, support))
         ratio = (log_prob(new, query.actions) - log_prob(query.old, query.actions)).exp()
         score = (log_prob(at_support, support.actions) * support.mask).sum()
-        return (ratio * query.weights * query.mask).sum() + EPISODES * data.score_weights * score
+        return (ratio * query.weights * query.mask).sum() + episodes * data.score_weights * score
 
     truth = flat(torch.func.grad(summed)(p.theta)) / query.mask.sum()
     found = flat(torch.func.grad(lambda theta: -p.objectives.surrogate(theta, data)[0])(p.theta))
@@ -328,6 +331,30 @@ def test_subsample_prefers_steps_that_run() -> None:
     assert [kept_steps(100, f) for f in (0.01, 0.101, 1.0)] == [10, 11, 100]
     one_step = subsample(data, 1e-9, metarl.torch_stream(0, "fisher"), least=1)
     assert one_step.query.mask.shape[2] == 1
+
+
+def test_subsample_keeps_what_runs_anywhere_in_the_order_of_time() -> None:
+    p = problem()
+    times = torch.arange(HORIZON)
+
+    def until(batch: Batch, end: int) -> Batch:
+        mask = (times < end).to(F64).expand_as(batch.mask)
+        return batch._replace(mask=mask, weights=times.expand_as(mask))
+
+    data = p.data._replace(supports=(until(p.data.supports[0], 3),), query=until(p.data.query, 1))
+    elsewhere = (times == 5).to(F64)
+    for seed in range(10):
+        for reduce, kept in ((None, [0, 1, 2]), (lambda x: x + elsewhere, [0, 1, 2, 5])):
+            generator = metarl.torch_stream(seed, "fisher")
+            few = subsample(data, len(kept) / HORIZON, generator, least=1, reduce=reduce)
+            for batch in (*few.supports, few.query):
+                assert batch.weights[1, 2].tolist() == kept
+
+
+def test_score_weights_are_in_the_units_of_the_query() -> None:
+    """Equal rewards leave a unit of rounding, which is none."""
+    returns, unit = torch.tensor([1.0, 2.0, 5.0]), torch.tensor([2.0, 1e-7, 0.5])
+    assert score_weights(returns, unit).tolist() == [-1.25, 0.0, 7.0]
 
 
 # Cosine of the full trust-region direction with that of a tenth of the time steps, five draws.

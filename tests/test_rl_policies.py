@@ -7,7 +7,7 @@ from torch.func import functional_call, jacrev, vmap
 
 from metarl.params import Params, from_module
 from metarl.rl.distributions import Categorical, Gaussian, entropy, kl, log_prob, sample
-from metarl.rl.policies import CategoricalMLP, GaussianMLP
+from metarl.rl.policies import CategoricalMLP, GaussianMLP, in_head
 
 
 def _gaussian(*shape: int, seed: int = 0) -> Gaussian:
@@ -100,6 +100,18 @@ def test_policies_start_as_documented() -> None:
     bound = math.sqrt(6 / 200)
     assert 0.99 * bound < policy.mean.layers[1].weight.abs().max() <= bound
     assert bool((policy(torch.zeros(4)).log_std == 0).all())
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 5)])
+def test_head_is_the_last_layer_and_the_deviation(hidden: tuple[int, ...]) -> None:
+    adapted = in_head(len(hidden))
+    for policy, net, more in (
+        (GaussianMLP(3, 2, hidden=hidden), "mean", {"log_std"}),
+        (CategoricalMLP(3, 2, hidden=hidden), "logits", set()),
+    ):
+        last = f"{net}.layers.{len(hidden)}"
+        found = {name for name, _ in policy.named_parameters() if adapted(name)}
+        assert found == {f"{last}.weight", f"{last}.bias"} | more
 
 
 def test_std_has_a_floor() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from torch import Tensor, nn
-from walkers import Walker
+from walkers import Walker, diverging
 
 import metarl_envs
 from metarl.errors import InputError, NonFiniteError, WorkerError
@@ -326,6 +326,18 @@ def test_the_split_over_environments_changes_nothing(whole: Rollout, sizes: tupl
     assert torch.equal(found.mask, whole.mask)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_part_of_the_tasks_has_the_noise_it_has_in_the_whole(whole: Rollout, first: int) -> None:
+    part = slice(first, first + 2)
+    sampler = Sampler(_walkers(2 * EPISODES), episodes=EPISODES, horizon=HORIZON)
+    sampler.set_tasks(_tasks()[part], block=(first, TASKS))
+    policy = _policy()
+    own = {name: p[part] for name, p in _params(policy).items()}
+    rollout, _ = sampler.collect(policy, own, seed=SEED)
+    for x, y in zip(*map(_tensors_list, (rollout, whole)), strict=True):
+        assert torch.allclose(x.double(), y[part].double(), atol=1e-5)
+
+
 @pytest.mark.parametrize("sizes", [(12,), (4, 8), (5,)])
 def test_shared_parameters_are_one_call_of_all_rows(sizes: tuple[int]) -> None:
     """Expanded parameters are not copied, and give what their copies give."""
@@ -378,11 +390,7 @@ def test_invalid_episodes_are_dropped_whole_and_alone(whole: Rollout) -> None:
     row = task * EPISODES + episode
     sampler = Sampler(envs, episodes=EPISODES, horizon=HORIZON)
     sampler.set_tasks(tasks)
-    faulty = {**tasks[task], "fault": (1, "invalid", 0.0)}
-    original = envs.set_attr
-    envs.set_attr = lambda name, values: original(  # type: ignore[method-assign]
-        name, [faulty if i == row else v for i, v in enumerate(values)]
-    )
+    diverging(envs, [row])
     policy = _policy()
     found, counts = sampler.collect(policy, _params(policy), seed=SEED)
     assert counts.invalid_episodes == 1
@@ -395,8 +403,25 @@ def test_invalid_episodes_are_dropped_whole_and_alone(whole: Rollout) -> None:
         # Behind its end a row is stepped along, so there it may differ.
         valid = others if name == "final_observations" else others[..., None] & (whole.mask > 0)
         assert torch.equal(x[valid], expected[valid]), name
-    assert bool(mean_return(found).isfinite().all())
-    assert episode_returns(found)[task, episode] == 0
+    returns = episode_returns(found)
+    assert returns[task, episode] == 0
+    valid = torch.tensor([EPISODES, EPISODES - 1, EPISODES])
+    assert torch.equal(mean_return(found), returns.sum(1) / valid)
+
+
+def test_as_many_invalid_episodes_as_may_be() -> None:
+    envs = _walkers(TASKS * EPISODES)
+    diverging(envs, [0, 1, 11])
+    policy = _policy()
+
+    def invalid(max_invalid: float) -> int:
+        sampler = Sampler(envs, episodes=EPISODES, horizon=HORIZON, max_invalid=max_invalid)
+        sampler.set_tasks(_tasks())
+        return sampler.collect(policy, _params(policy), seed=SEED)[1].invalid_episodes
+
+    assert invalid(0.25) == 3
+    with pytest.raises(NonFiniteError, match="3 of 12 episodes diverged"):
+        invalid(0.24)
 
 
 def test_too_many_invalid_episodes_stop_the_run() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metarl import InnerLoop, adapt, mean_over_tasks, stream, torch_stream, trust_region_step
 from metarl.params import Params
+from metarl.rl.batches import subsample
 from metarl.rl.clock import Clock
 from metarl.rl.collect import Collected, collect_meta_batch
 from metarl.rl.distributions import kl, log_prob
@@ -95,6 +96,50 @@ def test_accepted_step_improves_within_the_region(max_kl: float, discrete: bool)
     assert math.isclose(metrics["loss"], loss, rel_tol=1e-10)
     assert math.isclose(metrics["kl"], divergence, rel_tol=1e-8)
     assert all(torch.equal(p.theta[n], kept[n]) for n in kept)
+
+
+def test_fisher_products_see_few_steps_and_all_else_sees_all() -> None:
+    p = problem(steps=2)
+    data = torch.utils._pytree.tree_map(  # of 18 steps, so that ten are fewer
+        lambda x: torch.cat([x] * 3, 2) if x.ndim > 1 else x, p.data
+    )
+
+    def updated(fraction: float) -> Tensor:
+        generator = torch_stream(0, "fisher")
+        options: dict[str, Any] = {"max_kl": 1e-3, "fisher_fraction": fraction}
+        return flat(trpo_update(p.objectives, p.theta, data, generator=generator, **options)[0])
+
+    few = subsample(data, 0.1, torch_stream(0, "fisher"))
+    whole, part = (
+        mean_over_tasks(p.objectives.surrogate, d, fisher=p.objectives.fisher) for d in (data, few)
+    )
+    by_hand = whole._replace(fisher=part.fisher)
+    expected, info = trust_region_step(by_hand, p.theta, max_kl=1e-3)
+    assert info.accepted
+    assert torch.equal(updated(0.1), flat(expected))
+    assert not torch.allclose(updated(1.0), flat(expected), rtol=1e-3)  # mutant: all steps
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_promp_takes_its_epochs_and_says_where_it_ended(epochs: int) -> None:
+    p, penalty = problem(steps=2), 0.3
+    theta = {n: x.clone().requires_grad_() for n, x in p.theta.items()}
+    optimizer = torch.optim.SGD(theta.values(), lr=0.1)
+    moved, metrics = promp_update(
+        p.objectives, theta, p.data, optimizer, epochs=epochs, penalty=penalty
+    )
+    objective = mean_over_tasks(
+        p.objectives.clipped, (p.data, torch.full((len(p.data.query.mask),), penalty, dtype=F64))
+    )
+    here = p.theta
+    for _ in range(epochs):
+        loss, _, gradient = objective.gradient(here)
+        here = {n: x - 0.1 * gradient[n] for n, x in here.items()}
+    assert torch.allclose(flat(moved), flat(here), rtol=1e-12)
+    reported = [metrics[name] for name in ("loss", "kl", "inner_kl")]
+    expected = [float(loss), evaluated(p, here)[1], float(objective.value(here)[1])]
+    assert reported == pytest.approx(expected, rel=1e-10)
+    assert metrics["kl"] != pytest.approx(metrics["inner_kl"], rel=0.1)  # the mutant
 
 
 def test_configured_conjugate_gradient_steps_reach_the_step() -> None:

@@ -161,6 +161,8 @@ def test_conjugate_gradient() -> None:
     assert not residual.norm() > 1e-10
     part, residual = conjugate_gradient(lambda p: A @ p, b, steps=4)
     assert rel(residual, b - A @ part) < 1e-10
+    tiny, _ = conjugate_gradient(lambda p: A @ p, 1e-8 * b, steps=3 * n)
+    assert rel(tiny, torch.linalg.solve(A, 1e-8 * b)) < 1e-3
     first, _ = conjugate_gradient(lambda p: A @ p, b, steps=1)
     assert rel(first, b * (b @ b) / (b @ A @ b)) < 1e-12  # it starts at zero, downhill
     indefinite = torch.diag(torch.tensor([1.0, 2.0, -5.0], dtype=F64))

@@ -1,11 +1,13 @@
 """Small environments of a user's own, for the sampler's tests: plain gymnasium, no batching."""
 
 import time
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 Observation = NDArray[np.float64]
@@ -54,3 +56,15 @@ class Walker(gymnasium.Env[Observation, Any]):
             observation[1] = value if where == "observation" else observation[1]
             info["diverged"] = where == "invalid"
         return observation, float(reward), bool(abs(self.position) > 1.5), self.time >= 9, info
+
+
+def diverging(envs: VectorEnv[Any, Any, Any], rows: Collection[int]) -> None:
+    """Make the first step of these rows invalid, whatever tasks are set from now on."""
+    base: Any = envs
+    set_attr = base.set_attr
+
+    def faulty(name: str, values: Sequence[dict[str, Any]]) -> None:
+        fault = {"fault": (1, "invalid", 0.0)}
+        set_attr(name, [{**v, **fault} if i in rows else v for i, v in enumerate(values)])
+
+    base.set_attr = faulty

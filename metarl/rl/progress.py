@@ -39,7 +39,11 @@ def progress(collected: Collected, ranks: Ranks = ALONE) -> dict[str, float]:
 def inner_gradient_norm(
     theta: Params, path: list[Params], inner: InnerLoop, ranks: Ranks = ALONE
 ) -> float:
-    """Mean over all tasks of the norm of the first inner step divided by its step sizes."""
+    """Mean over all tasks of the norm of the first inner step divided by its step sizes.
+
+    Elements that do not move are left out: their step size is 0, or their step is lost in the
+    parameter's rounding. To see these too would take every task's gradient once more.
+    """
     if len(path) < 2:
         return 0.0
     params, learned = split_rates(theta)
