@@ -355,6 +355,8 @@ def test_score_weights_are_in_the_units_of_the_query() -> None:
     """Equal rewards leave a unit of rounding, which is none."""
     returns, unit = torch.tensor([1.0, 2.0, 5.0]), torch.tensor([2.0, 1e-7, 0.5])
     assert score_weights(returns, unit).tolist() == [-1.25, 0.0, 7.0]
+    # What the ridge of the linear baseline leaves of equal rewards, in proportion to them.
+    assert not score_weights(returns * 1000, torch.tensor([1e-6, 2e-6, 5e-6]) * 1000).any()
 
 
 # Cosine of the full trust-region direction with that of a tenth of the time steps, five draws.

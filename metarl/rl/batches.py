@@ -15,8 +15,8 @@ from metarl.rl.distributions import Distribution
 from metarl.rl.rollout import Rollout
 from metarl.rl.surrogates import leave_one_out
 
-# Relative to rewards of order 1 this is rounding, not variation.
-_SMALLEST_UNIT = 1e-6
+# Relative to the returns this is the rounding and the ridge of a baseline, not variation.
+_SMALLEST_UNIT = 1e-5
 
 
 class Batch(NamedTuple):
@@ -67,7 +67,7 @@ def score_weights(returns: Tensor, unit: Tensor) -> Tensor:
         returns: mean undiscounted return of each task's query ``(task,)``.
         unit: what the query's weights were divided by ``(task,)``.
     """
-    known = unit > _SMALLEST_UNIT
+    known = unit > _SMALLEST_UNIT * returns.abs().clamp(min=1)
     return torch.where(known, leave_one_out(returns) / torch.where(known, unit, 1.0), 0.0)
 
 
