@@ -5,7 +5,7 @@ import io
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ def _folder(out: Path) -> Iterator[None]:
         yield
     except BaseException:
         if new:
-            out.rmdir()
+            with suppress(OSError):
+                out.rmdir()
         raise
 
 

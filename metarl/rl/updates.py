@@ -46,7 +46,7 @@ def trpo_update(
         data: of all tasks; old policies as in `old_policy`.
         max_kl: trust region, nats, mean over tasks after adaptation.
         cg_steps: conjugate-gradient steps, see `trust_region_step`.
-        fisher_fraction: of the time steps, in (0, 1], see `subsample`.
+        fisher_fraction: of the time steps, in (0, 1]; see `subsample`.
         generator: draws them.
         damping: added to the Fisher matrix's diagonal.
         mapping: see `mean_over_tasks`.
