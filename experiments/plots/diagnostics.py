@@ -49,7 +49,7 @@ def diagnostics(label: str, records: Records, config: Config) -> Figure | None:
             painter(axes)
         for axes in panels[-1]:
             axes.set_xlabel("meta-iterations")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
 
     tags = (*TAGS, *(f"seconds.{part}" for part in PARTS))
     rows: list[list[Any]] = [["iteration", *tags]]
@@ -103,7 +103,7 @@ def _line_search(axes: Axes, x: np.ndarray, records: Records) -> None:
     whole = ~(accepted < 1)
     axes.plot(x[whole], height[whole], "o", color=COLOURS[0], markersize=3)
     axes.plot(x[~whole], height[~whole], "x", color=COLOURS[4], markersize=6)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     axes.set_title(f"backtracks ({100 * accepted_share(records):.0f} % accepted)", fontsize=10)
 
 

@@ -159,7 +159,7 @@ def _plane(label: str, name: str, unit: str, values: np.ndarray, per_task: np.nd
         canvas.colorbar(drawn, ax=panels, label="return", location="bottom", shrink=0.6)
 
     return _finish(
-        paint, label, name, values, per_task, (7.2, 3.5), " The cross is the start, (0, 0)."
+        paint, label, name, values, per_task, (7.2, 3.9), " The cross is the start, (0, 0)."
     )
 
 
