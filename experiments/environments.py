@@ -14,10 +14,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 import metarl_envs
 from metarl.errors import InputError, first_line
-from metarl.rl import vector
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.sampler import Sampler
-from metarl.rl.vector import make_halves
+from metarl.rl.vector import make_halves, set_tasks
 from metarl.rl.workers import apart
 
 from .catalog import package_data
@@ -76,7 +75,7 @@ def require_tasks(sampler: Sampler) -> None:
     """
     try:
         tasks, env = sampler.sample_tasks(1, np.random.default_rng(0)), sampler.envs[0]
-        vector.set_tasks(env, tasks * env.num_envs, timeout=sampler.timeout)
+        set_tasks(env, tasks * env.num_envs, timeout=sampler.timeout)
     except InputError:
         for env in sampler.envs:
             env.close()  # workers that only the garbage collector ends leave a traceback

@@ -176,24 +176,23 @@ def test_policies_recorded_by_another_inner_loop_are_told() -> None:
 
 
 def test_one_deviation_for_all_states() -> None:
-    net = torch.nn.Linear(2, 2, dtype=F64)
-    net.log_std = torch.nn.Parameter(torch.zeros(2, dtype=F64))
-
     class Shared(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = net
+            self.net = torch.nn.Linear(2, 2, dtype=F64)
+            torch.nn.init.constant_(self.net.weight, 0.1)
+            torch.nn.init.zeros_(self.net.bias)
+            self.log_std = torch.nn.Parameter(torch.zeros(2, dtype=F64))
 
         def forward(self, observations: Tensor) -> Gaussian:
-            return Gaussian(self.net(observations), self.net.log_std)
+            return Gaussian(self.net(observations), self.log_std)
 
-    setting = walk()
-    theta, apply = metarl.from_module(Shared())
+    setting, policy = walk(horizon=20), Shared()
+    theta, apply = metarl.from_module(policy)
     own = policy_objectives(apply, setting.options["inner"], inner_surrogate="linear")
-    options = {**setting.options, "policy": Shared(), "objectives": own}
-    _, metrics = Setting(Shared(), theta, options).step(
-        trpo(Setting(Shared(), theta, options), fisher_fraction=0.1)
-    )
+    setting = Setting(policy, theta, {**setting.options, "policy": policy, "objectives": own})
+    # Half of the time steps: fewer than are kept in any case would leave the fields as they are.
+    _, metrics = setting.step(trpo(setting, fisher_fraction=0.5))
     assert metrics["step_accepted"] == 1
 
 
