@@ -18,13 +18,14 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from .compiling import Ready, compile_chunks, compiler_present
 from .elementary import Elementary
 from .errors import InputError
 from .modules import ONE_TASK_AT_A_TIME
 from .threads import map_on_threads, one_intra_op_thread
+from .trees import leaves
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -105,7 +106,7 @@ def resolve_mapping(text: str, data: Any) -> Mapping:
             "calling thread: use mapping='vmap' there"
         )
     if mapping.kind == "auto":
-        tensors = [x for x in tree_leaves(data) if isinstance(x, Tensor)]
+        tensors = [x for x in leaves(data) if isinstance(x, Tensor)]
         tasks = count_tasks(data)
         large = sum(x.numel() for x in tensors) >= tasks * _LARGE_TASK
         # Tensors without numbers stand for those of the CPU.
@@ -132,14 +133,14 @@ def count_tasks(data: Any) -> int:
         InputError: there is none, it differs between tensors, or numbers are hidden in an array or
             a dataclass.
     """
-    leaves = tree_leaves(data)
-    for x in leaves:
+    given = leaves(data)
+    for x in given:
         if isinstance(x, np.ndarray) or is_dataclass(x):
             raise InputError(
                 f"a batch holds a {type(x).__name__}, which every task would get whole: use "
                 "tensors, in tuples, lists, dicts or NamedTuples"
             )
-    sizes = {x.shape[0] if x.ndim else None for x in leaves if isinstance(x, Tensor)}
+    sizes = {x.shape[0] if x.ndim else None for x in given if isinstance(x, Tensor)}
     if len(sizes) != 1 or None in sizes or 0 in sizes:
         raise InputError(
             "the batches of a meta-batch need one common leading task dimension, got "

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils._pytree import tree_leaves
 
 from .adaptation import adapt_tasks, queries_of, split_inner
 from .errors import InputError
@@ -17,6 +16,7 @@ from .mapping import resolve_mapping
 from .objective import mean_gradient, values
 from .params import Params, split_rates
 from .reduction import InOrder, Reduce, run_mean
+from .trees import leaves
 
 
 def meta_gradient(
@@ -177,7 +177,7 @@ def _problem(
 
 
 def _wants_gradients(tree: Any) -> bool:
-    return any(isinstance(x, Tensor) and x.requires_grad for x in tree_leaves(tree))
+    return any(isinstance(x, Tensor) and x.requires_grad for x in leaves(tree))
 
 
 def reptile_loss(
