@@ -112,21 +112,6 @@ def _check_differentiable(path: str, part: nn.Module) -> None:
                 f"torch.backends.cudnn.enabled = False and {ONE_TASK_AT_A_TIME}, or write the "
                 "recurrence with nn.Linear"
             )
-    elif isinstance(part, nn.MultiheadAttention):
-        cuda = torch.backends.cuda
-        fused = [
-            n for n in ("flash", "mem_efficient", "cudnn") if getattr(cuda, f"{n}_sdp_enabled")()
-        ]
-        if fused:
-            calls = ", ".join(f"torch.backends.cuda.enable_{n}_sdp(False)" for n in fused)
-            raise InputError(
-                f"{kind} may take a fused attention, which has no second derivative: call {calls}"
-            )
-        if not part.training and torch.backends.mha.get_fastpath_enabled():
-            raise InputError(
-                f"{kind} takes a fast path without derivatives when not training: call "
-                "torch.backends.mha.set_fastpath_enabled(False)"
-            )
     elif isinstance(part, nn.EmbeddingBag):
         raise InputError(
             f"{kind} has no second derivative: use nn.Embedding and sum or average over the bag"

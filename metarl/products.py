@@ -48,7 +48,7 @@ def _narrow_product(a: Tensor, b: Tensor) -> Any:
     if few and a.device.type == "cpu" and not _left_to_onednn(a, b):
         # Where both operands would be transposed, which is slow again, the small one is copied.
         columns = b.t().contiguous() if a.is_contiguous() else b.t()
-        return torch.mm(columns, a.t()).t()
+        return torch.mm(columns, a.t()).t().contiguous()
     return NotImplemented
 
 
@@ -62,7 +62,7 @@ def _biased_product(c: Tensor, a: Tensor, b: Tensor, **scales: Any) -> Any:
 def _batch_product(a: Tensor, b: Tensor) -> Any:
     """``A'B' = (BA)'``: two transposed batches take MKL five times as long."""
     if all(x.stride(1) == 1 and x.stride(2) > 1 and min(x.shape) > 1 for x in (a, b)):
-        return torch.bmm(b.transpose(1, 2), a.transpose(1, 2)).transpose(1, 2)
+        return torch.bmm(b.transpose(1, 2), a.transpose(1, 2)).transpose(1, 2).contiguous()
     return NotImplemented
 
 
@@ -95,7 +95,7 @@ def _product(
     with node.graph.inserting_before(node):
         if bias is None and _value(a).stride(0) == 1 and _value(b).shape[1] < _value(a).shape[0]:
             # oneDNN crawls where a weight's gradient has few columns; its transpose has few rows.
-            return _transposed(_linear(_in_rows(_transposed(b), rows), a, None))
+            return _copied(_transposed(_linear(_in_rows(_transposed(b), rows), a, None)))
         return _linear(_in_rows(a, rows), _transposed(b), bias)
 
 
@@ -114,8 +114,13 @@ def _in_rows(a: Node, rows: dict[tuple[Node, bool], Node]) -> Node:
     is_view = a.target is torch.ops.aten.t.default
     key = (_transposed(a), True) if is_view else (a, False)
     if key not in rows:
-        rows[key] = _call(torch.ops.aten.clone.default, a, memory_format=torch.contiguous_format)
+        rows[key] = _copied(a)
     return rows[key]
+
+
+def _copied(a: Node) -> Node:
+    """In the layout that a product has: what follows may view it as another shape."""
+    return _call(torch.ops.aten.clone.default, a, memory_format=torch.contiguous_format)
 
 
 def _linear(x: Node, weight: Node, bias: Node | None) -> Node:

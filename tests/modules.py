@@ -1,6 +1,7 @@
 """Modules of every kind, one input and output shape, and the data of three tasks for them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from oracles import F64, draw
@@ -33,6 +34,34 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.inside(x, x, x, need_weights=False)[0]
+        return out
+
+
+class Heads(nn.Module):
+    """Attention by torch's function, of two heads of two features, ``(point, time, feature)``."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.qkv, self.options = nn.Linear(4, 12), options
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 2)).permute(2, 0, 3, 1, 4)
+        if self.options.get("enable_gqa"):
+            k, v = k[:, :1], v[:, :1]
+        out = functional.scaled_dot_product_attention(q, k, v, **self.options)
+        return out.transpose(-2, -3).flatten(-2)
+
+
+class Encoder(nn.Module):
+    """A transformer of one layer, ``(point, time, feature)``."""
+
+    def __init__(self, dropout: float, **options: Any) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 8, dropout, batch_first=True)
+        self.inside, self.options = nn.TransformerEncoder(layer, 1), options
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inside(x, **self.options)
         return out
 
 

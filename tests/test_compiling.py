@@ -15,7 +15,7 @@ from metarl import InnerLoop, mean_over_tasks, meta_gradient
 from metarl.compiling import compile_chunks, compile_products, compiler_present
 from metarl.mapping import each
 from metarl.params import Params
-from metarl.products import PRODUCTS
+from metarl.products import PRODUCTS, use_onednn
 from metarl.stages import split_stages
 
 mm = PRODUCTS[torch.ops.aten.mm.default]
@@ -76,6 +76,27 @@ def test_transposed_batches() -> None:
     assert not torch.allclose(torch.bmm(b, a), truth)  # mutant: the result stays as it is
     for other in ((a, b), (at, b), (a, bt)):
         assert bmm(*other) is NotImplemented
+
+
+@pytest.mark.parametrize(
+    "operands",
+    [
+        lambda: matrices((64, 20), (20, 8)),
+        lambda: [x.mT for x in matrices((5, 6, 7), (5, 8, 6))],
+        lambda: [matrices((4000, 100))[0].t(), *matrices((4000, 32))],
+    ],
+    ids=["few columns", "transposed batches", "a weight's gradient"],
+)
+@torch.no_grad()
+def test_what_follows_a_product_may_view_it(operands: Callable[[], list[Tensor]]) -> None:
+    a, b = (x.float() for x in operands())
+
+    def run(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b).view(-1)
+
+    graph = make_fx(run, decomposition_table=PRODUCTS)(a, b)
+    use_onednn(graph)
+    torch.testing.assert_close(graph(a, b), run(a, b), rtol=1e-4, atol=1e-3)
 
 
 def products(shared: Any, data: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from modules import Attention, X, Y, built
+from modules import X, Y, built
 from torch import Tensor, nn
 
 from metarl import InnerLoop, InputError, from_module, meta_loss
@@ -40,7 +40,6 @@ def old_weight_norm() -> nn.Module:
 
 NAMED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "running statistics": (lambda: nn.BatchNorm1d(3), "track_running_stats=False"),
-    "attention": (Attention, r"inside \(Multi.*enable_flash_sdp\(False\)"),
     "embedding bag": (lambda: nn.EmbeddingBag(7, 4), "use nn.Embedding"),
     "sparse": (lambda: nn.Embedding(7, 4, sparse=True), "sparse=False"),
     "renormalised": (lambda: nn.Embedding(7, 4, max_norm=1.0), "max_norm=None"),

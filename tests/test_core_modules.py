@@ -2,15 +2,29 @@
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from modules import NORMS, Attention, Cell, Tied, WeightNorm, WideNorm, X, Y, built, called
+from modules import (
+    NORMS,
+    Attention,
+    Cell,
+    Encoder,
+    Heads,
+    Tied,
+    WeightNorm,
+    WideNorm,
+    X,
+    Y,
+    built,
+    called,
+)
 from oracles import F64, draw, flat, rel, slope
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metarl import InnerLoop, InputError, adapt_tasks, from_module, meta_gradient, meta_loss
 from metarl.params import Params
@@ -18,6 +32,7 @@ from metarl.supervised.losses import mean_squared_error
 from metarl.supervised.sinusoid import Regression
 
 INNER = InnerLoop(0.01)
+SEEN = torch.ones(3, 3, dtype=torch.bool).tril()
 SUPPORT, QUERY = Regression(X, Y), Regression(X + 1, Y)
 
 
@@ -52,7 +67,17 @@ MAPPED: dict[str, Callable[[], nn.Module]] = {
     ),
     "attention": lambda: built(Attention),
     "attention, evaluating": lambda: built(Attention, train=False),
-    "transformer": lambda: built(lambda: nn.TransformerEncoderLayer(4, 2, 8, 0.0)),
+    "attention, called": lambda: built(lambda: Heads(scale=0.3)),
+    "attention, called, causal": lambda: built(lambda: Heads(is_causal=True)),
+    "attention, called, grouped": lambda: built(lambda: Heads(enable_gqa=True)),
+    "attention, called, masked": lambda: built(lambda: Heads(attn_mask=SEEN)),
+    "transformer": lambda: built(lambda: Encoder(0.0)),
+    "transformer, evaluating": lambda: built(lambda: Encoder(0.1), train=False),
+    "transformer, causal": lambda: built(lambda: Encoder(0.0, mask=~SEEN, is_causal=True)),
+    "transformer, padded": lambda: built(
+        lambda: Encoder(0.1, src_key_padding_mask=torch.tensor([[False, False, True]] * 6)),
+        train=False,
+    ),
 }
 UNMAPPED: dict[str, Callable[[], nn.Module]] = {
     "core (LSTM)": lambda: built(lambda: nn.LSTM(4, 5, batch_first=True)),
@@ -61,22 +86,12 @@ UNMAPPED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.fixture
-def plain_attention() -> Iterator[None]:
-    cuda, names = torch.backends.cuda, ("flash", "mem_efficient", "cudnn")
-    before = [getattr(cuda, f"{n}_sdp_enabled")() for n in names]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    for n in names:
-        getattr(cuda, f"enable_{n}_sdp")(False)
-    torch.backends.mha.set_fastpath_enabled(False)
-    yield
-    for n, on in zip(names, before, strict=True):
-        getattr(cuda, f"enable_{n}_sdp")(on)
-    torch.backends.mha.set_fastpath_enabled(fast)
-
-
+@sdpa_kernel(SDPBackend.MATH)
 def reference(module: nn.Module) -> Tensor:
-    """Plain autograd of two inner steps on the module itself, a task at a time."""
+    """Plain autograd of two inner steps on the module itself, a task at a time.
+
+    Attention is torch's unfused one, which alone has a second derivative.
+    """
     start = {n: p for n, p in module.named_parameters() if p.requires_grad}
     total = torch.zeros((), dtype=F64)
     for x, y in zip(X, Y, strict=True):
@@ -98,7 +113,6 @@ def gradient(apply: Callable[..., Tensor], params: Params, mapping: str) -> Tens
     )
 
 
-@pytest.mark.usefixtures("plain_attention")
 @pytest.mark.parametrize("name", MAPPED)
 def test_mapped_modules_equal_plain_autograd(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = MAPPED[name]()

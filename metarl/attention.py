@@ -1,0 +1,52 @@
+"""Attention of elementary operations, under the signatures of torch's fused one.
+
+The fused one has no second derivative.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``softmax(scale Q K' + mask) V`` by the operations of torch's own unfused form."""
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        # That form is handed masks to be added; it would add the ones of another.
+        nothing = torch.zeros_like(attn_mask, dtype=query.dtype)
+        attn_mask = nothing.masked_fill(~attn_mask, -torch.inf)
+    out: Tensor = torch.ops.aten._scaled_dot_product_attention_math.default(
+        query,
+        key,
+        value,
+        attn_mask,
+        dropout_p,
+        is_causal,
+        None,
+        scale=scale,
+        enable_gqa=enable_gqa,
+    )[0]
+    return out
+
+
+def multi_head_attention(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    """By the products that give the attention's weights, which takes no fused operation."""
+    wanted = options["need_weights"]  # torch hands all options over by name
+    options["need_weights"] = True
+    out, weights = functional.multi_head_attention_forward(*args, **options)
+    return out, weights if wanted else None
+
+
+def no_nested_tensor(*_: Any) -> bool:
+    """Whether padded rows may be packed, which a transformer asks under a mask: vmap cannot."""
+    return False
