@@ -1,4 +1,4 @@
-"""Fused operations without right second derivatives, made of elementary ones wherever called.
+"""Fused operations that are not mapped or differentiated right, made of elementary ones.
 
 Replaced is the function, not the module, so that it does not matter who calls it.
 """
@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from . import attention, norms
+from .recurrence import RECURRENT
 
 
 class Elementary(TorchFunctionMode):
@@ -56,4 +57,5 @@ _ELEMENTARY: dict[Callable[..., Any], Callable[..., Any]] = {
     torch._nested_tensor_from_mask_left_aligned: attention.no_nested_tensor,
     torch.native_layer_norm: norms.native_norm,
     torch.native_batch_norm: norms.native_norm,
+    **RECURRENT,
 }

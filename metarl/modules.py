@@ -62,12 +62,10 @@ def raise_named(error: RuntimeError, module: nn.Module, arguments: Any) -> NoRet
             f"{where} changes a tensor of its own in place, which is no function of parameters "
             "and inputs: return the new value instead, or call .eval() if that stops it"
         ) from error
-    recurrent = isinstance(part, nn.RNNBase | nn.RNNCellBase)
     mapped = any(_is_mapped(x) for x in tree_leaves(arguments) if isinstance(x, Tensor))
-    if mapped and (recurrent or "vmap" in said or "Batching rule" in said):
-        instead = "write the recurrence with nn.Linear" if recurrent else "replace it"
+    if mapped and ("vmap" in said or "Batching rule" in said):
         raise InputError(
-            f"{where} cannot go through vmap: {ONE_TASK_AT_A_TIME}, or {instead} (torch: {said})"
+            f"{where} cannot go through vmap: {ONE_TASK_AT_A_TIME}, or replace it (torch: {said})"
         ) from error
     error.add_note(f"in {where}")
     raise error
@@ -103,14 +101,6 @@ def _check_differentiable(path: str, part: nn.Module) -> None:
                 f"{kind} updates running statistics in place, which cannot be mapped over tasks: "
                 "build it with track_running_stats=False (moments of the batch at hand), or call "
                 ".eval() to use its stored statistics"
-            )
-    elif isinstance(part, nn.RNNBase):
-        on_gpu = any(p.is_cuda for p in part.parameters())
-        if on_gpu and torch.backends.cudnn.enabled:
-            raise InputError(
-                f"{kind} runs on cuDNN, which has no second derivative: set "
-                f"torch.backends.cudnn.enabled = False and {ONE_TASK_AT_A_TIME}, or write the "
-                "recurrence with nn.Linear"
             )
     elif isinstance(part, nn.EmbeddingBag):
         raise InputError(

@@ -131,15 +131,25 @@ class WeightNorm(nn.Module):
 
 
 class Cell(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, kind: Callable[[int, int], nn.Module]) -> None:
         super().__init__()
-        self.cell = nn.GRUCell(4, 5)
+        self.cell = kind(4, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = None
+        state = None
         for t in range(x.shape[1]):
-            h = self.cell(x[:, t], h)
-        assert h is not None
+            state = self.cell(x[:, t], state)
+        h: Tensor = state[0] if isinstance(state, tuple) else state
+        return h
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.layer(nn.utils.rnn.pack_sequence([*x]))[1][0][0]
         return h
 
 

@@ -13,6 +13,7 @@ from modules import (
     Cell,
     Encoder,
     Heads,
+    Packed,
     Tied,
     WeightNorm,
     WideNorm,
@@ -65,6 +66,14 @@ MAPPED: dict[str, Callable[[], nn.Module]] = {
     "dropout, evaluating": lambda: built(
         lambda: nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), train=False
     ),
+    "LSTM": lambda: built(lambda: nn.LSTM(4, 5, batch_first=True)),
+    "LSTM, projected": lambda: built(lambda: nn.LSTM(4, 5, bias=False, proj_size=3)),
+    "GRU": lambda: built(lambda: nn.GRU(4, 5, 2, batch_first=True, bidirectional=True)),
+    "RNN": lambda: built(lambda: nn.RNN(4, 5, 2, dropout=0.5), train=False),
+    "RNN, ReLU": lambda: built(lambda: nn.RNN(4, 5, nonlinearity="relu")),
+    "GRU, a cell": lambda: built(lambda: Cell(nn.GRUCell)),
+    "LSTM, a cell": lambda: built(lambda: Cell(nn.LSTMCell)),
+    "RNN, a cell": lambda: built(lambda: Cell(nn.RNNCell)),
     "attention": lambda: built(Attention),
     "attention, evaluating": lambda: built(Attention, train=False),
     "attention, called": lambda: built(lambda: Heads(scale=0.3)),
@@ -78,11 +87,6 @@ MAPPED: dict[str, Callable[[], nn.Module]] = {
         lambda: Encoder(0.1, src_key_padding_mask=torch.tensor([[False, False, True]] * 6)),
         train=False,
     ),
-}
-UNMAPPED: dict[str, Callable[[], nn.Module]] = {
-    "core (LSTM)": lambda: built(lambda: nn.LSTM(4, 5, batch_first=True)),
-    "core (GRU)": lambda: built(lambda: nn.GRU(4, 5, 2, batch_first=True, bidirectional=True)),
-    "core.cell (GRUCell)": lambda: built(Cell),
 }
 
 
@@ -167,17 +171,34 @@ def test_weight_norm_is_differentiated_twice() -> None:
     assert rel(reference(module), by_hand) > 1e-4  # Mutant: torch's own.
 
 
-@pytest.mark.parametrize("name", UNMAPPED)
-def test_recurrent_modules_go_one_task_at_a_time(name: str) -> None:
-    module = UNMAPPED[name]()
-    params, apply = from_module(module)
-    torch.set_num_threads(2)
-    for mapping in ("chunk:1", "threads"):
-        assert rel(gradient(apply, params, mapping), reference(module)) < 1e-12
-    torch.set_num_threads(1)
-    with pytest.raises(InputError, match="chunk:1") as caught:
-        gradient(apply, params, "vmap")
-    assert str(caught.value).startswith(name)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.LSTM(4, 5, 2, dropout=0.5, bidirectional=True, proj_size=3),
+        nn.LSTM(4, 5, 2, bias=False, batch_first=True),
+        nn.GRU(4, 5, 3, bidirectional=True),
+        nn.RNN(4, 5, 2, batch_first=True),
+        nn.RNN(4, 5, nonlinearity="relu"),
+    ],
+    ids=str,
+)
+def test_recurrent_layers_and_their_last_states_are_torchs(layer: nn.RNNBase) -> None:
+    _, apply = from_module(layer.double().eval())
+    params, x = dict(layer.named_parameters()), draw(6, 3, 4)
+    start = torch.func.functional_call(layer, params, (x.flip(0),))[1]
+    packed = nn.utils.rnn.pack_sequence([x[0], x[1, :2]])
+    for given in ((x,), (x[0],), (x, start), (packed,)):
+        expected = torch.utils._pytree.tree_leaves(functional_call(layer, params, given))
+        found = torch.utils._pytree.tree_leaves(apply(params, *given))
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_packed_sequences_are_refused_where_they_have_no_derivative() -> None:
+    params, apply = from_module(built(Packed))
+    apply(params, X[0])
+    with pytest.raises(InputError, match="give padded ones, and mask the loss"):
+        gradient(apply, params, "chunk:1")
 
 
 def test_apply_takes_exactly_its_parameters() -> None:
