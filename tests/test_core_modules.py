@@ -194,6 +194,17 @@ def test_recurrent_layers_and_their_last_states_are_torchs(layer: nn.RNNBase) ->
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "GRU, a cell"])
+def test_recurrent_modules_on_threads(name: str) -> None:
+    module = MAPPED[name]()
+    params, apply = from_module(module)
+    torch.set_num_threads(2)
+    try:
+        assert rel(gradient(apply, params, "threads"), reference(module)) < 1e-12
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_packed_sequences_are_refused_where_they_have_no_derivative() -> None:
     params, apply = from_module(built(Packed))
     apply(params, X[0])
