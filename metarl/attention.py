@@ -3,6 +3,8 @@
 The fused one has no second derivative.
 """
 
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -39,14 +41,18 @@ def attention(
     return out
 
 
-def multi_head_attention(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-    """By the products that give the attention's weights, which takes no fused operation."""
-    wanted = options["need_weights"]  # torch hands all options over by name
-    options["need_weights"] = True
-    out, weights = functional.multi_head_attention_forward(*args, **options)
-    return out, weights if wanted else None
-
-
 def no_nested_tensor(*_: Any) -> bool:
     """Whether padded rows may be packed, which a transformer asks under a mask: vmap cannot."""
     return False
+
+
+def _by_elementary_attention(fused: Any) -> Callable[..., Any]:
+    """The function itself, but calling `attention`, and not dispatched to its caller again."""
+    names = {"scaled_dot_product_attention": attention, "has_torch_function": lambda _: False}
+    return FunctionType(
+        fused.__code__, {**fused.__globals__, **names}, fused.__name__, fused.__defaults__
+    )
+
+
+multi_head_attention = _by_elementary_attention(functional.multi_head_attention_forward)
+"""``torch.nn.functional.multi_head_attention_forward`` of elementary operations."""

@@ -194,6 +194,14 @@ def test_recurrent_layers_and_their_last_states_are_torchs(layer: nn.RNNBase) ->
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+def test_what_is_padding_throughout_stays_finite() -> None:
+    padded = torch.tensor([[False, False, True]] * 5 + [[True] * 3])
+    module = built(lambda: Encoder(0.0, src_key_padding_mask=padded))
+    params, apply = from_module(module)
+    for mapping in ("vmap", "chunk:1"):
+        assert rel(gradient(apply, params, mapping), reference(module)) < 1e-12
+
+
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "GRU, a cell"])
 def test_recurrent_modules_on_threads(name: str) -> None:
     module = MAPPED[name]()
