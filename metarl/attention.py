@@ -54,5 +54,18 @@ def _by_elementary_attention(fused: Any) -> Callable[..., Any]:
     )
 
 
-multi_head_attention = _by_elementary_attention(functional.multi_head_attention_forward)
-"""``torch.nn.functional.multi_head_attention_forward`` of elementary operations."""
+_multi_head = _by_elementary_attention(functional.multi_head_attention_forward)
+
+
+def multi_head_attention(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    """``torch.nn.functional.multi_head_attention_forward`` of elementary operations."""
+    if not torch.compiler.is_compiling():
+        out: tuple[Tensor, Tensor | None] = _multi_head(*args, **options)
+        return out
+    # torch.compile cannot follow a copy; the products that give the weights are not fused either,
+    # but of a sequence that is padding throughout they are not finite.
+    wanted = options["need_weights"]  # torch hands all options over by name
+    values, weights = functional.multi_head_attention_forward(
+        *args, **{**options, "need_weights": True}
+    )
+    return values, weights if wanted else None
