@@ -41,6 +41,7 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
     - ``set_attr("task", [task, ...])``: a task counts from the next step on and survives reset.
       Before any is set, the first reset draws them.
     - ``sample_tasks(n, rng)`` draws tasks.
+    - ``block_starts``: ``reset`` knows ``"block"``, and episodes that ended may be stepped along.
     - ``threaded``: whether steps are computed on threads of their own, not on the caller's.
 
     Args:
@@ -59,6 +60,7 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         "autoreset_mode": AutoresetMode.DISABLED,
         "render_modes": ["rgb_array"],
     }
+    block_starts = True
     closed = True  # nothing to close before there is a world
 
     def __init__(

@@ -91,7 +91,7 @@ def evaluation(
     variants: dict[str, Any] = {
         "episodes": episodes,
         "physics": env.physics,
-        "task": {name: [_plain(task[name]) for task in tasks] for name in tasks[0]},
+        "task": _columns(tasks),
         "env_steps": collected.env_steps,
         "invalid_episodes": collected.invalid_episodes,
     }
@@ -102,5 +102,18 @@ def evaluation(
     return Evaluation("return", returns, variants, task_seed=drawn)
 
 
+def _columns(tasks: list[Task]) -> dict[str, list[Any]]:
+    """Each quantity of all tasks, for JSON: null where a task lacks it."""
+    names = dict.fromkeys(name for task in tasks for name in task)
+    return {str(name): [_plain(task.get(name)) for task in tasks] for name in names}
+
+
 def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    """What JSON can hold of a user's value: its text where nothing else."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)

@@ -47,6 +47,8 @@ class InnerLoop:
             step again where it is differentiated: memory of one step instead of all, for about
             one more evaluation of every inner gradient. Random numbers of the loss, such as
             dropout's, are repeated then, which takes a mapping without threads and compiling.
+            What the loss closes over is a constant of these steps, without a gradient from them:
+            what is to be learned belongs in theta.
     """
 
     lr: float | Params = 0.1
@@ -71,6 +73,11 @@ class InnerLoop:
             raise InputError(
                 f"InnerLoop.lr is a {type(lr).__name__}: give a number, or a dict of name -> tensor"
             )
+        for name, rate in lr.items() if isinstance(lr, dict) else ():
+            if not isinstance(rate, Tensor):
+                raise InputError(
+                    f"InnerLoop.lr[{name!r}] is a {type(rate).__name__}: give a tensor"
+                )
         if isinstance(lr, Real) and not math.isfinite(lr):
             raise InputError(f"InnerLoop.lr is {self.lr}: it must be finite")
         if adapted is not None and not callable(adapted):

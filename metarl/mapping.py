@@ -9,10 +9,11 @@ record is what runs from then on: losses must be pure, see `metarl.Loss`.
 """
 
 import contextlib
+import enum
 import functools
 import itertools
+import numbers
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import is_dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -35,6 +36,10 @@ ChunkFunction = Callable[[Any, Any], Any]
 # Above this many numbers of data a task, one task's activations leave the cache when all tasks
 # go through the network at once, and separate chains on threads win.
 _LARGE_TASK = 16_384
+
+# What a batch may hold; anything else might have numbers of single tasks inside.
+_WORDS = (str, bytes, type(None), enum.Enum, torch.dtype, torch.device)
+_PLAIN = (Tensor, numbers.Number, np.generic, *_WORDS)
 
 
 class Mapping(NamedTuple):
@@ -130,15 +135,16 @@ def count_tasks(data: Any) -> int:
     """The common leading dimension of all tensors in ``data``.
 
     Raises:
-        InputError: there is none, it differs between tensors, or numbers are hidden in an array or
-            a dataclass.
+        InputError: there is none, it differs between tensors, or a leaf may hide numbers, as an
+            array or any other object does.
     """
     given = leaves(data)
     for x in given:
-        if isinstance(x, np.ndarray) or is_dataclass(x):
+        if not isinstance(x, _PLAIN):
             raise InputError(
                 f"a batch holds a {type(x).__name__}, which every task would get whole: use "
-                "tensors, in tuples, lists, dicts or NamedTuples"
+                "tensors, and plain numbers and words that all share, in tuples, lists, dicts or "
+                "NamedTuples"
             )
     sizes = {x.shape[0] if x.ndim else None for x in given if isinstance(x, Tensor)}
     if len(sizes) != 1 or None in sizes or 0 in sizes:

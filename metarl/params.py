@@ -74,7 +74,7 @@ def from_module(
         for name, p in module.named_parameters()
         if p.requires_grad
     }
-    kind, names = type(module).__name__, params.keys()
+    kind, names = type(module).__name__, frozenset(params)  # the dict is the caller's, to extend
     if not params:
         raise InputError(f"{kind} has no parameter that requires gradients")
     module.requires_grad_(False)

@@ -226,6 +226,8 @@ def test_apply_takes_exactly_its_parameters() -> None:
         apply({n: p for n, p in params.items() if n != "core.bias"}, X[0])
     with pytest.raises(InputError, match=r"inner_lr.core.bias is unknown"):
         apply(params | {"inner_lr.core.bias": torch.ones(())}, X[0])
+    params["loss.bound"] = torch.ones(())  # the dict is the caller's, to add to
+    apply({n: p for n, p in params.items() if n != "loss.bound"}, X[0])
 
 
 def test_copies_are_leaves_of_the_type_asked_for() -> None:

@@ -1,5 +1,6 @@
 """Impossible combinations of options, each with an error that says why."""
 
+from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,13 @@ class Hidden:
     """What pytree does not look into."""
 
     y: torch.Tensor
+
+
+class Whole:
+    """Nor into this."""
+
+    def __init__(self, y: torch.Tensor) -> None:
+        self.y = y
 
 
 @dataclass
@@ -123,6 +131,8 @@ WRONG: dict[str, Callable[[], Any]] = {
     ),
     "a batch holds a ndarray": lambda: meta(query=(S.query[0], S.query[1].numpy())),
     "a batch holds a Hidden": lambda: meta(query=(S.query[0], Hidden(S.query[1]))),
+    "a batch holds a Whole": lambda: meta(query=(S.query[0], Whole(S.query[1]))),
+    "a batch holds a UserDict": lambda: meta(query=(S.query[0], UserDict(y=S.query[1]))),
     "gives learned step sizes no gradient": lambda: reptile_loss(
         S.loss, S.params | learned_rates(S.params, 0.1, per="tensor"), S.supports, InnerLoop()
     ),
@@ -134,6 +144,7 @@ WRONG: dict[str, Callable[[], Any]] = {
         "threads"
     ),
     r"'vmap\+compile' does not see torch.autocast": lambda: mapped_in_bfloat16("vmap+compile"),
+    r"InnerLoop.lr\['w'\] is a list: give a tensor": lambda: InnerLoop({"w": [0.1]}),  # type: ignore[dict-item]
     "InnerLoop.lr is a str: give a number": lambda: InnerLoop("0.1"),  # type: ignore[arg-type]
     "adapted is a str: give a function": lambda: InnerLoop(adapted=BIAS),  # type: ignore[arg-type]
     "a Tensor that looks like a single batch": lambda: meta(supports=torch.ones(1, 4, 3)),

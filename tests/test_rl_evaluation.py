@@ -1,6 +1,8 @@
 """Adaptation curves of policies: an independent reference, and what evaluating leaves alone."""
 
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from metarl.rl.distributions import log_prob
 from metarl.rl.weighting import Weighting
 from metarl_experiments.configs.rl import Config, EnvConfig, EvaluateOptions
 from metarl_experiments.machine import Machine
+from metarl_experiments.protocol import evaluation
 from metarl_experiments.rl import VALIDATION_SEED, PolicyLearner
 
 DOUBLE = Machine("cpu", "float64", 1, "auto", "off")
@@ -205,3 +208,22 @@ def test_tasks_come_from_the_range_that_was_trained_on() -> None:
 def test_contradictory_options_are_refused(options: dict[str, Any], naming: str) -> None:
     with pytest.raises(InputError, match=f"^{naming}"):
         PolicyLearner(replace(SMALL, **options), DOUBLE)
+
+
+def test_tasks_of_any_kind_can_be_told() -> None:
+    class Wind:
+        def __repr__(self) -> str:
+            return "Wind()"
+
+    tasks: list[Any] = [
+        {"mass": np.float32(0.5), "body": {"arms": np.arange(2), "legs": (np.int64(4), "long")}},
+        {"wind": Wind(), "mass": None},
+    ]
+    collected: Any = SimpleNamespace(returns=lambda: torch.ones(2, 2), env_steps=1)
+    collected.invalid_episodes = 0
+    found = evaluation(SMALL.env, OPTIONS, tasks, 7, 5, collected).variants["task"]
+    assert json.loads(json.dumps(found)) == {
+        "mass": [0.5, None],
+        "body": [{"arms": [0, 1], "legs": [4, "long"]}, None],
+        "wind": [None, "Wind()"],
+    }

@@ -1,6 +1,7 @@
 """Meta-policies out of a run directory: adapted as in evaluations, acting, saved."""
 
 import inspect
+import pickle
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -383,6 +384,34 @@ def test_without_the_environments_and_experiments(runs: Path) -> None:
     assert done.stderr.strip() == "[]"
 
 
+@pytest.mark.parametrize("name", ["head", "discrete"])
+def test_policies_can_be_pickled(runs: Path, name: str) -> None:
+    metapolicy = pickle.loads(pickle.dumps(metarl.rl.load(runs / name)))
+    env: Any = gymnasium.make("my_package:MyChoice-v0") if name == "discrete" else NAVIGATION
+    policy = metapolicy.adapt(env, episodes=3, horizon=4)
+    observation = policy.observation_space.sample()
+    copied = pickle.loads(pickle.dumps(policy))
+    for _ in range(3):
+        assert np.array_equal(copied.predict(observation)[0], policy.predict(observation)[0])
+
+
+def test_an_id_is_made_with_the_horizon_asked_for(runs: Path) -> None:
+    metapolicy = metarl.rl.load(runs / "plain")
+    assert metapolicy.horizon == metapolicy.env_options["horizon"] == 9
+    options = {**metapolicy.env_options, "horizon": 30}
+    longer = gymnasium.make_vec(
+        NAVIGATION,
+        3,
+        "sync",
+        vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED},
+        **options,
+    )
+    task = {"goal": np.array([0.3, -0.2])}
+    found = metapolicy.adapt(NAVIGATION, episodes=3, horizon=30, task=task)
+    assert found.returns == metapolicy.adapt(longer, episodes=3, horizon=30, task=task).returns
+    assert found.returns != metapolicy.adapt(NAVIGATION, episodes=3, horizon=9, task=task).returns
+
+
 @pytest.mark.parametrize("env", [Walker(), NAVIGATION], ids=str)
 @pytest.mark.parametrize(
     ("numbers", "said"),
@@ -413,7 +442,7 @@ def test_of_ones_own() -> None:
     metapolicy = MetaPolicy(theta, module, metarl.InnerLoop(0.5), horizon=9)
     env = Walker(discrete=True)
     env.task = {"slope": 1.0}
-    policy = metapolicy.adapt(env, steps=5, episodes=10)
+    policy = metapolicy.adapt(env, steps=5, episodes=100)
     assert isinstance(env.action_space, Discrete)
     assert policy.returns[-1] > policy.returns[0]
 

@@ -59,6 +59,12 @@ def trust_region(max_kl: float) -> Any:
     return trust_region_step(objective, {"w": torch.ones(3)}, max_kl=max_kl)
 
 
+def mixed(tasks: int, *, inner_steps: int) -> Any:
+    given = [{"slope": 1.0}] * tasks
+    setting = walk(given, inner_steps=inner_steps, mixed=2)
+    return setting.step(trpo(setting))
+
+
 WRONG: dict[str, Callable[[], Any]] = {
     "baseline is 'lineer': choose one of linear, zero": lambda: Weighting(baseline="lineer"),  # type: ignore[arg-type]
     "value is 'none': choose one of linear, zero": lambda: advantages(NOTHING, value="none"),  # type: ignore[arg-type]
@@ -91,6 +97,18 @@ WRONG: dict[str, Callable[[], Any]] = {
         episodes=1,
         horizon=1,
     ),
+    "envs is an id: give vector": lambda: Sampler("CartPole-v1", episodes=1, horizon=1),  # type: ignore[arg-type]
+    "envs holds one vector environment twice": lambda: Sampler(
+        [gymnasium.make_vec(NAVIGATION, 1)] * 2, episodes=1, horizon=1
+    ),
+    "Acrobot-v1: .*'threads' .*gymnasium.make_vec": lambda: make_halves(
+        "Acrobot-v1", tasks=1, episodes=1
+    ),
+    "tasks is empty": lambda: Sampler(
+        gymnasium.make_vec(NAVIGATION, 1), episodes=1, horizon=1
+    ).set_tasks([]),
+    "mixed is 2, with 1 inner steps": lambda: mixed(4, inner_steps=1),
+    "mixed is 2, with 0 inner steps and 5 tasks": lambda: mixed(5, inner_steps=0),
     "envs is empty": lambda: Sampler([], episodes=1, horizon=1),
 }
 

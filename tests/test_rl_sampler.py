@@ -88,7 +88,7 @@ def _one_episode(row: int, noise: Tensor, *, discrete: bool) -> dict[str, Tensor
     own = {name: p[row // EPISODES] for name, p in _params(policy).items()}
     env, task = Walker(discrete=discrete), _tasks()[row // EPISODES]
     env.task = task
-    observation, _ = env.reset(seed=seed_of(SEED, "reset") + row)
+    observation, _ = env.reset(seed=(seed_of(SEED, "reset") + row) % 2**32)
     kept: dict[str, list[Any]] = {name: [] for name in ("s", "a", "r", "log_prob", "end")}
     for t in range(HORIZON):
         s = torch.from_numpy(observation.astype(np.float32))
@@ -243,6 +243,11 @@ class OneForAll(nn.Module):
         return Gaussian(self.net(observations), self.log_std)
 
 
+def fix_log_std(policy: GaussianMLP) -> None:
+    del policy.log_std
+    policy.register_buffer("log_std", torch.full((2,), -1.0))
+
+
 def scaled(module: nn.Module, inputs: Any) -> Any:
     return (5 * inputs[0],)
 
@@ -261,6 +266,10 @@ CHANGED: dict[str, Callable[[], nn.Module]] = {
     "a parametrisation": lambda: replaced(
         lambda p: nn.utils.parametrizations.weight_norm(p.mean.layers[0])
     ),
+    "a bounded log-std": lambda: replaced(
+        lambda p: nn.utils.parametrize.register_parametrization(p, "log_std", nn.Tanh())
+    ),
+    "a fixed log-std": lambda: replaced(fix_log_std),
     "one standard deviation": OneForAll,
 }
 

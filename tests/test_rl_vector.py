@@ -102,3 +102,80 @@ def test_an_environment_without_a_name_is_called_by_its_class() -> None:
 
     with pytest.raises(InputError, match="Own has no method sample_tasks"):
         vector.sample_tasks(Own(), 1, np.random.default_rng(0), timeout=60)
+
+
+class OwnRows(VectorEnv[Any, Any, Any]):
+    """A batch of a user's own, by gymnasium's rules: it ends at time 1 in odd rows, else at 3."""
+
+    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.DISABLED}  # type: ignore[misc]
+    single_observation_space = single_action_space = gymnasium.spaces.Box(-9, 9, (1,), np.float32)
+    task: Any = None
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.times = np.zeros(num_envs, np.int64)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        setattr(self, name, values)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        known = {"reset_mask": np.ones(self.num_envs, bool)} | (options or {})
+        assert known.keys() == {"reset_mask"}, options
+        self.times[known["reset_mask"]] = 0
+        self.state = self.np_random.normal(size=(self.num_envs, 1)).astype(np.float32)
+        return self.state, {}
+
+    def step(self, actions: Any) -> Any:
+        assert (self.times >= 0).all(), "a row that ended was stepped"
+        self.times += 1
+        ended = self.times >= np.where(np.arange(self.num_envs) % 2, 1, 3)
+        self.times[ended] = -1
+        return self.state, self.state[:, 0].astype(np.float64), ended, np.zeros_like(ended), {}
+
+
+def collected(envs: Any, tasks: int, episodes: int) -> Any:
+    sampler = Sampler(envs, episodes=episodes, horizon=3)
+    sampler.set_tasks([{"slope": 1.0}] * tasks)
+    policy = GaussianMLP(1, 1)
+    return sampler.collect(policy, expand_params(from_module(policy)[0], tasks), seed=0)[0]
+
+
+@pytest.mark.parametrize("sizes", [(4,), (4, 4)])
+def test_rows_of_ones_own_batches_start_apart(sizes: tuple[int, ...]) -> None:
+    rollout = collected([OwnRows(n) for n in sizes], 8, 2)
+    assert len(rollout.observations[:, :, 0].unique()) == 16
+    assert rollout.mask.sum(2).tolist() == [[3, 1]] * 8
+
+
+def test_the_environments_own_word_on_resetting_counts() -> None:
+    envs = SyncVectorEnv([WithTask], autoreset_mode=AutoresetMode.DISABLED)
+    # As gymnasium below 1.4 leaves it, where metadata belong to the class and others were made.
+    envs.metadata = {**envs.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+    Sampler(envs, episodes=1, horizon=1)
+    envs = SyncVectorEnv([WithTask])
+    envs.metadata = {**envs.metadata, "autoreset_mode": AutoresetMode.DISABLED}
+    with pytest.raises(InputError, match="NEXT_STEP; build it"):
+        Sampler(envs, episodes=1, horizon=1)
+
+
+class WithTask(Deaf):
+    task: ClassVar[dict[str, float]] = {"goal": 0.0}
+
+
+def test_seeds_are_such_as_old_generators_take() -> None:
+    class Old(WithTask):
+        def reset(self, *, seed: Any = None, **_: Any) -> tuple[Any, dict[str, Any]]:
+            start = np.random.RandomState(seed).uniform(-1, 1, 1)
+            return start.astype(np.float32), {}
+
+    rollout = collected(SyncVectorEnv([Old] * 6, autoreset_mode=AutoresetMode.DISABLED), 3, 2)
+    assert len(rollout.observations[:, :, 0].unique()) == 6
+
+
+def test_tasks_that_cannot_be_given_are_refused() -> None:
+    class Closed(OwnRows):
+        set_attr: Any = property()
+
+    with pytest.raises(InputError, match="Closed has no method set_attr"):
+        collected(Closed(2), 2, 1)

@@ -1,5 +1,6 @@
 """From the actions of policies to those of environments."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,7 @@ def action_map(space: Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
         InputError: any other space.
     """
     if isinstance(space, Discrete):
-        start, kind = space.start, space.dtype
-        return lambda actions: (actions + start).astype(kind)
+        return functools.partial(_counted_from, start=space.start, kind=space.dtype)
     if not isinstance(space, Box) or len(space.shape) != 1:
         raise InputError(f"the action space is {space}; the sampler takes flat Box and Discrete")
     if not np.issubdtype(space.dtype, np.floating):
@@ -37,7 +37,18 @@ def action_map(space: Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
     scale, centre = np.ones_like(low), np.zeros_like(low)
     scale[bounded] = (high[bounded] - low[bounded]) / 2
     centre[bounded] = (high[bounded] + low[bounded]) / 2
-    return lambda actions: np.clip(centre + scale * actions.astype(low.dtype), low, high)
+    return functools.partial(_scaled, scale=scale, centre=centre, low=low, high=high)
+
+
+# Functions of the module, so that policies can be pickled.
+def _counted_from(actions: NDArray[Any], *, start: Any, kind: Any) -> NDArray[Any]:
+    counted: NDArray[Any] = (actions + start).astype(kind)
+    return counted
+
+
+def _scaled(actions: NDArray[Any], *, scale: Any, centre: Any, low: Any, high: Any) -> NDArray[Any]:
+    scaled: NDArray[Any] = np.clip(centre + scale * actions.astype(low.dtype), low, high)
+    return scaled
 
 
 def check_kind(distribution: Any) -> None:

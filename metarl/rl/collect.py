@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metarl.adaptation import adapt_path
 from metarl.distributed import ALONE, Ranks
-from metarl.errors import NonFiniteError
+from metarl.errors import InputError, NonFiniteError
 from metarl.inner import InnerLoop
 from metarl.params import Params, expand_params
 from metarl.rl.batches import Batch, MetaBatch, make_batch, score_weights, task_arrays
@@ -130,8 +130,15 @@ def collect_meta_batch(
         ranks: share the tasks, of which the sampler has room for this rank's.
 
     Raises:
+        InputError: as in `Sampler.set_tasks`; tasks that do not fill their batches, or are mixed
+            and adapt.
         NonFiniteError: a sample, a weight or an adapted parameter is not finite.
     """
+    if mixed > 1 and (inner_steps or len(tasks) % mixed):
+        raise InputError(
+            f"mixed is {mixed}, with {inner_steps} inner steps and {len(tasks)} tasks: mixed tasks "
+            "cannot adapt (inner_steps=0), and their number must be a multiple"
+        )
     clock = clock or Clock()
     rows = ranks.rows(len(tasks) // mixed)
     first = rows.start * mixed

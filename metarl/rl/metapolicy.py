@@ -97,7 +97,9 @@ class MetaPolicy:
         horizon = self.horizon if horizon is None else horizon
         check_counts(episodes=episodes, horizon=horizon)
         own = isinstance(env, str) and bare_id(env) == bare_id(self.env_id or "")
-        options = self.env_options if own else {}
+        options = dict(self.env_options) if own else {}
+        if "horizon" in options:  # metarl's own environments end there by themselves
+            options["horizon"] = horizon
         with one_task_sampler(
             env, episodes=episodes, horizon=horizon, task=task, seed=seed, options=options
         ) as (sampler, held):

@@ -24,14 +24,15 @@ def old_policy(
     Then every ratio is exactly 1 there, and the KL and its gradient exactly 0. The ones recorded by
     the sampler differ in the last bits, and so do the policies that ``linear`` steps reach around
     them. More than rounding between those after adaptation warns: the tasks were then sampled with
-    another theta, inner loop or inner loss.
+    another theta, inner loop, inner loss or module.
     """
     own = own_policy(objectives, theta, data, mapping=mapping)
     apart = float(reduce(kl(data.query.old, own.query.old), data.query.mask))
     if apart > _ROUNDING:
         warnings.warn(
             f"the policies that sampled and those that the objectives adapt to are {apart:.2g} "
-            "nats apart: give both the same theta, inner loop and inner loss",
+            "nats apart: give both the same theta, inner loop, inner loss and module, one that "
+            "acts alike at every call (no dropout, no statistics of a batch)",
             stacklevel=2,
         )
     return own

@@ -6,6 +6,7 @@ mapping outweighs the arithmetic; so they also know how to map themselves, ``map
 without that method is mapped by vmap.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -68,8 +69,8 @@ class GaussianMLP(nn.Module):
 
     @property
     def as_built(self) -> bool:
-        """Whether `map_tasks` stands for `forward`: nobody has replaced the net or its layers."""
-        return _is_plain(self.mean)
+        """Whether `map_tasks` stands for `forward`: net, layers and log-std are as made here."""
+        return _is_plain(self.mean) and "log_std" in self._parameters
 
     def map_tasks(self, params: Params, observations: Tensor) -> Gaussian:
         """``(task, row, observation) -> (task, row, action)``, parameters ``(task, ...)``."""
@@ -126,12 +127,11 @@ class CategoricalMLP(nn.Module):
 
 def in_head(hidden: int) -> Callable[[str], bool]:
     """Whether a parameter is of the layer behind ``hidden`` hidden ones, or the log-std (ANIL)."""
-    last = f"layers.{hidden}."
+    return functools.partial(_in_layer, f"layers.{hidden}.")
 
-    def adapted(name: str) -> bool:
-        return last in name or name == "log_std"
 
-    return adapted
+def _in_layer(layer: str, name: str) -> bool:  # of the module, so that inner loops can be pickled
+    return layer in name or name == "log_std"
 
 
 def _is_plain(net: nn.Module) -> bool:

@@ -43,7 +43,9 @@ class Sampler:
 
     Args:
         envs: vector environments with ``AutoresetMode.DISABLED``, flat ``Box`` observations and
-            ``Box`` or ``Discrete`` actions. They stay the caller's, to close and to reuse.
+            ``Box`` or ``Discrete`` actions. They stay the caller's, to close and to reuse. A class
+            of one's own has ``sample_tasks(n, rng)`` and ``set_attr("task", tasks)``, starts its
+            rows otherwise for every seed, and takes ``options["reset_mask"]``.
         episodes: per task.
         horizon: most steps of an episode.
         timeout: seconds that a worker process may take for any answer.
@@ -53,7 +55,7 @@ class Sampler:
             on how many there are. Slower.
 
     Raises:
-        InputError: the environments do not fit, there is none, or a number is below 1.
+        InputError: the environments do not fit, there is none or one twice, or a number is below 1.
     """
 
     def __init__(
@@ -67,14 +69,19 @@ class Sampler:
         exact: bool = False,
     ) -> None:
         check_counts(episodes=episodes, horizon=horizon)
-        if isinstance(envs, gymnasium.Env):
+        if isinstance(envs, gymnasium.Env | str):
+            kind = "an id" if isinstance(envs, str) else "a single environment"
             raise InputError(
-                "envs is a single environment: give vector environments, as gymnasium.make_vec "
-                "makes them"
+                f"envs is {kind}: give vector environments, as gymnasium.make_vec makes them"
             )
         self.envs = [envs] if isinstance(envs, VectorEnv) else list(envs)
         if not self.envs:
             raise InputError("envs is empty: a sampler needs one vector environment at least")
+        if len({id(env.unwrapped) for env in self.envs}) < len(self.envs):
+            raise InputError(
+                "envs holds one vector environment twice: each is stepped on a thread of its own, "
+                "so make as many as there are to be"
+            )
         self.episodes, self.horizon = episodes, horizon
         self.timeout, self.max_invalid = timeout, max_invalid
         self.exact = exact
@@ -112,8 +119,10 @@ class Sampler:
                 as long as nowhere is padding.
 
         Raises:
-            InputError: some tasks are None and some are not.
+            InputError: there is none, or some are None and some are not.
         """
+        if not tasks:
+            raise InputError("tasks is empty: give one at least")
         if 0 < sum(task is None for task in tasks) < len(tasks):
             raise InputError("some tasks are None: give all of them, or None for each")
         self._tasks = list(tasks)

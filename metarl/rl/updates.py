@@ -94,7 +94,7 @@ def adam_update(
         objectives: the task functions.
         theta: the optimiser's parameters, which move in place.
         data: of all tasks; old policies as in `old_policy`.
-        optimizer: whose parameters theta holds.
+        optimizer: any of torch's whose step takes no closure; theta holds its parameters.
         mapping: see `mean_over_tasks`.
         reduce: likewise, where ranks share the tasks.
         clock: collects ``gradient``, if wanted.

@@ -1,12 +1,13 @@
 """The one place that speaks to gymnasium's vector environments.
 
-Native ones (a class of their own, with ``sample_tasks`` and ``set_attr``) get ``options["block"] =
-(first, total)`` at reset: they draw the starting noise of ``total`` environments and use their
-rows; stepped along, an environment that ended stays as it is. Gymnasium's ``SyncVectorEnv`` and
-``AsyncVectorEnv`` get one seed per environment, and what ended is reset before the next step.
-Either way row ``r`` starts alike however the rows are spread over vector environments; in native
-ones of fewer than 4096 rows only where ``total``, which counts padding, is the same too. Every
-receive from a worker process has a time limit.
+Those with ``block_starts = True``, as metarl's own, get ``options["block"] = (first, total)`` at
+reset: they draw the starting noise of ``total`` environments and use their rows; stepped along, an
+environment that ended stays as it is. Gymnasium's ``SyncVectorEnv`` and ``AsyncVectorEnv`` get
+one seed per environment, and what ended is reset, by ``options["reset_mask"]``, before the next
+step. Either way row ``r`` starts alike however the rows are spread over vector environments; in
+those of block starts below 4096 rows only where ``total``, which counts padding, is the same too.
+Any other class of vector environments gets one seed, another for every group of rows, and
+``reset_mask``. Every receive from a worker process has a time limit.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from metarl.errors import InputError, first_line
 from metarl.rl.workers import limited, receiving
 
 Task = dict[str, Any]
+
+# numpy's older generators, which environments may hold, take no seed above.
+_SEEDS = 2**32
 
 
 class Step(NamedTuple):
@@ -54,7 +58,7 @@ def make_halves(
         options: for ``gymnasium.make_vec``.
 
     Raises:
-        InputError: no such environment, or no tasks or episodes.
+        InputError: no such environment, one that takes no threads, or no tasks or episodes.
     """
     check_counts(tasks=tasks, episodes=episodes)
     if threads is None:
@@ -75,6 +79,13 @@ def make_halves(
         return [make(tasks, threads)]
     except (GymnasiumError, ImportError) as error:
         raise not_found(env_id, error) from None
+    except TypeError as error:
+        if "'threads'" not in str(error):
+            raise  # an option of the caller's own
+        raise InputError(
+            f"{env_id}: {first_line(error)} (halves are of environments with a vector environment "
+            "of their own that takes threads; others are made by gymnasium.make_vec)"
+        ) from None
 
 
 def not_found(env_id: str, error: Exception) -> InputError:
@@ -97,7 +108,9 @@ def check_vector(env: VectorEnv[Any, Any, Any]) -> None:
             f"{type(env).__name__} wraps an AsyncVectorEnv: wrap its members instead, in the "
             "functions that make them"
         )
-    mode = env.metadata.get("autoreset_mode")
+    # The environment's own word first: gymnasium below 1.4 writes that of the vector environment
+    # made last into metadata that all of a class share.
+    mode = getattr(env.unwrapped, "autoreset_mode", env.metadata.get("autoreset_mode"))
     if mode != AutoresetMode.DISABLED:
         raise InputError(
             f"the vector environment has autoreset_mode={mode}; build it with "
@@ -142,7 +155,8 @@ def set_tasks(
     """Give row ``r`` the task ``tasks[r]``; where one is None, every row keeps its own.
 
     Raises:
-        InputError: a member has no attribute ``task``: gymnasium would make one that nobody reads.
+        InputError: a member has no attribute ``task``, of which gymnasium would make one that
+            nobody reads, or the vector environment no method ``set_attr``.
         WorkerError: a worker process does not answer.
     """
     if any(task is None for task in tasks):
@@ -157,7 +171,11 @@ def set_tasks(
         return
     if isinstance(base, SyncVectorEnv):
         _check_task(base, all(one.has_wrapper_attr("task") for one in base.envs))
-    base.set_attr("task", list(tasks))  # type: ignore[attr-defined]  # not in the base class
+    elif not hasattr(base, "set_attr"):
+        raise InputError(
+            f"{_name(base)} has no method set_attr(name, values), by which its rows get their tasks"
+        )
+    base.set_attr("task", list(tasks))
 
 
 def _check_task(env: VectorEnv[Any, Any, Any], held: bool) -> None:
@@ -178,18 +196,24 @@ def reset(
     """Start rows ``first .. first + num_envs`` of ``total``: observations ``(row, feature)``."""
     base = env.unwrapped
     if isinstance(base, (SyncVectorEnv, AsyncVectorEnv)):
-        seeds = [seed + first + i for i in range(env.num_envs)]
+        seeds = [(seed + first + i) % _SEEDS for i in range(env.num_envs)]
         return _reset(env, {"seed": seeds}, timeout)
-    return _reset(env, {"seed": seed, "options": {"block": (first, total)}}, timeout)
+    if _block_starts(env):
+        return _reset(env, {"seed": seed, "options": {"block": (first, total)}}, timeout)
+    return _reset(env, {"seed": (seed + first) % _SEEDS}, timeout)
 
 
 def restart(
     env: VectorEnv[Any, Any, Any], step: Step, ended: NDArray[np.bool_], *, timeout: float
 ) -> NDArray[Any]:
     """Make the rows that ended fit to be stepped along: observations of all rows."""
-    if not isinstance(env.unwrapped, (SyncVectorEnv, AsyncVectorEnv)):
+    if _block_starts(env):
         return step.observations
     return _reset(env, {"options": {"reset_mask": ended}}, timeout)
+
+
+def _block_starts(env: VectorEnv[Any, Any, Any]) -> bool:
+    return bool(getattr(env.unwrapped, "block_starts", False))
 
 
 def step(env: VectorEnv[Any, Any, Any], actions: NDArray[Any], *, timeout: float) -> Step:

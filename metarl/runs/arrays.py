@@ -69,7 +69,9 @@ def encode(arrays: Mapping[str, Array]) -> bytes:
         for key, array in arrays.items():
             if not fits(array):
                 kind = getattr(array, "dtype", type(array).__name__)
-                raise TypeError(f"array {key!r} is {kind}; only numpy arrays can be saved")
+                raise TypeError(
+                    f"array {key!r} is {kind}: numpy's float32, float64, integers and bool can be"
+                )
             with archive.open(zipfile.ZipInfo(f"{key}.npy", _STAMP), "w") as member:
                 # np.asarray, since np.ascontiguousarray gives a scalar a dimension.
                 np.lib.format.write_array(
