@@ -81,12 +81,19 @@ def _settings(config: Any, options: Any, names: tuple[str, ...]) -> dict[str, An
     }
 
 
+def _after(evaluation: dict[str, Any], steps: int) -> np.ndarray:
+    """``(steps + 1, task)`` metric after each number of steps."""
+    per_task = np.asarray(evaluation["per_task"][: steps + 1], dtype=float)
+    return np.broadcast_to(per_task, (steps + 1, per_task.shape[1]))
+
+
 def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Paired difference ``one - other`` of the means over the same tasks, by bootstrap.
 
     Returns:
         ``mean`` and ``low``, ``high`` (percentiles 2.5 and 97.5 of `RESAMPLES` resamples over
-        tasks) after each number of steps that both have.
+        tasks) after each number of steps that both have; a run that takes none, such as an oracle,
+        is the same after all.
 
     Raises:
         InputError: the evaluations are not of the same tasks.
@@ -103,8 +110,9 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
             raise InputError(
                 f"--compare {other['run']}: its tasks are not those of {one['run']}: {name} differs"
             )
-    steps = min(one["steps"], other["steps"])
-    ours, theirs = (np.asarray(e["per_task"][: steps + 1], dtype=float) for e in (one, other))
+    both = (one["steps"], other["steps"])
+    steps = min(both) or max(both)
+    ours, theirs = (_after(e, steps) for e in (one, other))
     difference = ours - theirs
     rng = metarl.stream(0, "bootstrap")
     tasks = difference.shape[1]

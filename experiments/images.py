@@ -140,7 +140,7 @@ class ImagesLearner:
         config = self.config
         tasks = self.train_tasks(state.extra["seed"], iteration)
         metrics: dict[str, float] = {}
-        if (iteration + 1) % config.log_every == 0:
+        if (iteration + 1) % config.log_every == 0 or iteration + 1 == config.iterations:
             (curve,) = self.adapted.curves(state.params, tasks, 1, config.moments)
             metrics["accuracy_before"] = float(self.ranks.gather(curve.accuracy[0]).mean())
         result, slope = self.meta_gradient(state.params, tasks, iteration, self.ranks)

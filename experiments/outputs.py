@@ -1,8 +1,9 @@
 """Where commands may write: not over shipped results, nor over what a run goes on from."""
 
+import os
 from pathlib import Path
 
-from metarl.errors import InputError
+from metarl.errors import InputError, SaveError
 from metarl.runs.layout import BEST, CHECKPOINTS, CONFIG, holds_run
 from metarl.runs.lock import OWNER
 from metarl.runs.metrics import METRICS
@@ -25,3 +26,13 @@ def output(value: str | Path) -> Path:
     if own or any(holds_run(p.parent) for p in inside):
         raise InputError(f"--out {out}: is a file of the run itself; choose another")
     return out
+
+
+def check_writable(out: Path) -> None:
+    """Refuse a file in a directory that nobody may write to, before the work that it is for.
+
+    Raises:
+        SaveError: naming the way out.
+    """
+    if not os.access(out.parent, os.W_OK):
+        raise SaveError(f"{out.parent} cannot be written to; name another place with --out")

@@ -33,6 +33,11 @@ def announce(name: str, out: Path, *, done: int, ranks: int, compiles: bool) -> 
     tell(f"{name}: {begins} in {out}{shared}{wait}", sys.stdout)
 
 
+def count(n: int, what: str) -> str:
+    """``"1 iteration"``, ``"2 iterations"``."""
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 def tell(text: str, stream: TextIO) -> None:
     """A line, if it can be written: a reader that has gone or a full disk ends no training."""
     with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,8 +19,9 @@ from .comparison import task_difference
 from .evaluate import Loaded, evaluate, load
 from .evaluations import check_evaluation, digest, tasks_told
 from .plots.curves import Curve
-from .plots.page import page
+from .plots.page import figures_of, page
 from .plots.style import Figure
+from .progress import tell
 from .shipped import ROOT, is_shipped
 from .view import show_curve
 
@@ -48,6 +50,7 @@ def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Pa
         curves = [Curve(label, evaluation_of(one)) for label, one in runs]
         others = beside(module.beside(loaded), paths)
         figures: list[Figure] = module.figures(runs, [*curves, *others])
+    _remove_others(out, {figure.name for figure in figures})
     for figure in figures:
         replace(out / f"{figure.name}.png", figure.light)
         replace(out / f"{figure.name}.csv", _csv(figure))
@@ -68,6 +71,18 @@ def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Pa
     )
     replace(out / "index.html", text.encode())
     return out / "index.html"
+
+
+def _remove_others(out: Path, names: set[str]) -> None:
+    """Remove an earlier report's figures of other names, which would pass for this one's."""
+    try:
+        earlier = figures_of((out / "index.html").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return
+    with saving(out):
+        for name in set(earlier) - names:
+            for suffix in (".png", ".csv"):
+                (out / Path(f"{name}{suffix}").name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -109,6 +124,7 @@ def evaluation_of(loaded: Loaded) -> dict[str, Any]:
         of = told["variants"].get("parameters", digest(loaded.params))
         if told["iteration"] == loaded.record.snapshot.iteration and of == digest(loaded.params):
             return told
+    tell(f"evaluating {loaded.record.path}, which may take minutes", sys.stdout)
     result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
     if not is_shipped(loaded.record.path):
         try:
@@ -134,7 +150,9 @@ def labels(paths: Sequence[Path]) -> list[str]:
     """Short names of runs: their last folders, as many as tell them apart."""
     for depth in range(1, 20):
         names = ["/".join(path.resolve().parts[-depth:]) for path in paths]
-        if len(set(names)) == len(paths):
+        # A name that begins so is none to a legend.
+        hidden = any(name.startswith("_") for name in names)
+        if len(set(names)) == len(paths) and not hidden:
             return names
     raise InputError("RUN: a run is named twice")
 

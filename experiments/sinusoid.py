@@ -109,7 +109,7 @@ class SinusoidLearner:
         block = self.source.block(state.extra["seed"], iteration // BLOCK)
         support, query = block[iteration % BLOCK]
         metrics: dict[str, float] = {}
-        if (iteration + 1) % config.log_every == 0:
+        if (iteration + 1) % config.log_every == 0 or iteration + 1 == config.iterations:
             before = self._curve(state.params, Episodes(support, query), 0)[0]
             metrics["loss_before"] = float(self.ranks.gather(torch.from_numpy(before)).mean())
         loss, slope = self.meta_gradient(state.params, Episodes(support, query), self.ranks)

@@ -131,7 +131,8 @@ def _iterate(
     next_save = began + plan.checkpoint_seconds
     validating = 0.0
     signum = None
-    over = loop.iteration >= plan.iterations or _stale(keeper, loop, plan)
+    stale = _stale(keeper, loop, plan)
+    over = loop.iteration >= plan.iterations or stale
     # The window may begin before a restart, the clock does not.
     started = since = loop.iteration
     expected = 0.0 if over else keeper.expect_memory(learner, state)
@@ -160,7 +161,8 @@ def _iterate(
             if validates:
                 keeper.keep_best(learner, _snapshot(state, loop), metrics)
                 validating += time.monotonic() - now
-                over = over or _stale(keeper, loop, plan)
+                stale = _stale(keeper, loop, plan)
+                over = over or stale
             recorded, since = time.monotonic(), loop.iteration
         if due and not over:
             keeper.save(_snapshot(state, loop))
@@ -169,6 +171,9 @@ def _iterate(
     elapsed = time.monotonic() - began
     if validating > max(0.1 * elapsed, 10.0):
         reporter.say(f"validation took {validating / elapsed:.0%} of the time; validate less often")
+    if signum is None and loop.iteration < plan.iterations:
+        patience = f"validation has not improved for {plan.patience} iterations (--patience)"
+        reporter.say(patience if stale else f"ended after {plan.minutes} minutes (--minutes)")
     return signum
 
 

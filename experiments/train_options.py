@@ -19,7 +19,10 @@ from .stored import stored
 
 ConfigT = TypeVar("ConfigT")
 # What a resumed run may change; everything else decides its bits.
-FREE = ("--out", "--resume", "--minutes", "--device", "--iterations", "--rank-timeout", "--data")
+FREE = (
+    *("--out", "--resume", "--minutes", "--device", "--iterations", "--patience"),
+    *("--rank-timeout", "--data"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class TrainOptions(Generic[ConfigT]):
         seed: of initial parameters, tasks and data.
         minutes: stop after so many minutes of training; by default only after the iterations.
         resume: continue the run in --out with its own config, bit for bit.
-        from_: checkpoint directory whose parameters a new run begins with.
+        from_: checkpoint directory whose parameters, learned step sizes among them, a new run
+            begins with.
         checkpoint_seconds: time between checkpoints.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: floating type.
@@ -119,7 +123,8 @@ def resumed(
         if name not in FREE and value != before[name]:
             raise InputError(
                 f"{name}: a resumed run keeps its own, {before[name]}, not {value}; only "
-                "--iterations, --minutes, --device, --rank-timeout and --data may differ"
+                "--iterations, --minutes, --patience, --device, --rank-timeout and --data may "
+                "differ"
             )
     return options
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -18,6 +19,7 @@ from metarl.runs import read_config
 from metarl_experiments import shipped
 from metarl_experiments.__main__ import main
 from metarl_experiments.catalog import EXPERIMENTS
+from metarl_experiments.commands.evaluate import comparison
 from metarl_experiments.comparison import check_comparable, compare
 from metarl_experiments.configs.rl import EnvConfig
 from metarl_experiments.evaluations import FIELDS, check_evaluation
@@ -118,6 +120,50 @@ def test_compare_with_itself_is_zero(run: Path, capsys: pytest.CaptureFixture[st
     for difference in value["variants"]["compare"]:
         assert difference["mean"] == difference["low"] == difference["high"] == [0, 0, 0]
     assert "minus" in capsys.readouterr().out
+
+
+def test_a_run_without_steps_is_compared_after_each() -> None:
+    own: dict[str, Any] = {
+        "experiment": "navigation",
+        "metric": "return",
+        "task_seed": 0,
+        "tasks": 2,
+    }
+    own |= {"run": "r", "iteration": 1, "variants": {}}
+    steps = {**own, "steps": 2, "per_task": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]}
+    none = {**own, "steps": 0, "per_task": [[6.0, 6.0]]}
+    assert compare(steps, none)["mean"] == [-4.5, -2.5, -0.5]
+    assert compare(none, steps)["mean"] == [4.5, 2.5, 0.5]
+    assert compare(none, none)["mean"] == [0]
+
+
+def test_compare_needs_a_run(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    line = refuse(capfd, 2, "evaluate", str(run), "--compare")
+    assert "--compare: is empty" in line
+
+
+def test_differences_in_the_last_bits_are_none() -> None:
+    difference = {"run": "b", "mean": [-1.4e-17, 0.5], "low": [1e-17, 0.4], "high": [0.0, 0.6]}
+    said = comparison({"run": "a", "metric": "return", "tasks": 3}, difference)
+    assert [line.split() for line in said.splitlines()[2:]] == [
+        ["0", "0", "0", "0"],
+        ["1", "0.5", "0.4", "0.6"],
+    ]
+
+
+@pytest.mark.parametrize("command", [("evaluate",), ("render", "--out=film.gif")])
+def test_a_place_that_cannot_be_written_to_is_told_before_the_work(
+    walks: Path,
+    command: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)  # as root may anything
+    name, *options = command
+    line = refuse(capfd, 4, name, str(walks / "plain"), *options)  # nothing was said before
+    assert line.endswith("cannot be written to; name another place with --out")
 
 
 def test_compare_is_paired_and_covers() -> None:

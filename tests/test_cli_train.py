@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -101,6 +102,17 @@ def test_resumed_run_keeps_its_config(
     line = refuse(capfd, 2, "train", "sinusoid", f"--out={run}", "--resume", option)
     assert "--rank-timeout" in line
     assert option.partition("=")[0] in line
+
+
+def test_a_run_that_ended_early_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    train_small(out, "--minutes=0.00001")
+    said = capfd.readouterr().out.splitlines()
+    again = f"metarl train sinusoid --out {out} --resume"
+    assert "ended after 1e-05 minutes (--minutes)" in said
+    assert said[-1] == f"sinusoid: 1 iteration in {out}; go on with: {again}"
+    succeed(*shlex.split(again)[1:], "--minutes=9", "--patience=1000")
+    assert capfd.readouterr().out.splitlines()[-1] == f"sinusoid: 20 iterations in {out}"
 
 
 def test_a_run_needs_what_it_began_with_only_once(tmp_path: Path) -> None:

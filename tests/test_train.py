@@ -94,6 +94,21 @@ def test_patience_ends_a_run_that_validates_no_better(tmp_path: Path) -> None:
     assert go(tmp_path / "none", Plateau(), replace(plan, patience=None))[0].iteration == 100
 
 
+def test_a_run_that_ends_early_says_why(tmp_path: Path) -> None:
+    plan = replace(PLAN, iterations=100, validate_every=5, patience=20)
+    reporter = Silent()
+    with open_run(tmp_path / "a", {"toy": 1}, resume=False) as run:
+        train(Plateau(), run, Plateau().init(0), plan, reporter)
+    assert reporter.said[-1] == "validation has not improved for 20 iterations (--patience)"
+    with open_run(tmp_path / "b", {"toy": 1}, resume=False) as run:
+        train(Toy(), run, Toy().init(0), replace(PLAN, minutes=0.0), reporter)
+    assert reporter.said[-1] == "ended after 0.0 minutes (--minutes)"
+    whole = Silent()
+    with open_run(tmp_path / "c", {"toy": 1}, resume=False) as run:
+        train(Toy(), run, Toy().init(0), replace(PLAN, iterations=1), whole)
+    assert not [line for line in whole.said if "ended" in line or "improved" in line]
+
+
 def test_patience_between_validations_waits_for_the_next(tmp_path: Path) -> None:
     plan = replace(PLAN, iterations=27, validate_every=10, patience=12)
     learner = Plateau()

@@ -1,6 +1,7 @@
 """`metarl evaluate`: adaptation curves of a run on held-out tasks, as a table and as JSON."""
 
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ from ..comparison import check_comparable, compare
 from ..evaluate import default_file, evaluate, experiment_of, load
 from ..evaluations import tasks_told
 from ..options import parse, positionals
-from ..outputs import output
+from ..outputs import check_writable, output
+from ..progress import tell
 from ..shipped import is_shipped
 from ..view import show_curve
 
 OptionsT = TypeVar("OptionsT")
+NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,16 @@ def run(argv: Sequence[str]) -> int:
     kind = generic[experiment.configs().EvaluateOptions]
     default = EvaluateCommand(experiment.configs().EvaluateOptions())
     command = parse(kind, rest, prog=f"metarl evaluate {path}", default=default)
+    if "--compare" in rest and not command.compare:
+        raise InputError("--compare: is empty; name a run")
     out = _out(path, command)
+    if out is not None:
+        check_writable(out)
     chosen = functools.partial(load, last=command.last, device=command.device)
     loaded, others = chosen(path), [chosen(Path(other)) for other in command.compare]
     for other in others:
         check_comparable(loaded, other, command.protocol)
+    tell(f"evaluating {path}", sys.stdout)
     result = evaluate(loaded, command.protocol)
     print(table(result))
     if others:
@@ -90,7 +98,10 @@ def _out(path: Path, command: EvaluateCommand[Any]) -> Path | None:
 
 
 def _number(value: float | None, none: str = "not finite") -> str:
-    return f"{none if value is None else format(value, '.4g'):>10}"
+    if value is None:
+        return f"{none:>10}"
+    # What differences of equal numbers leave in the last bits is none.
+    return f"{0.0 if abs(value) < NOTHING else value:>10.4g}"
 
 
 def table(result: dict[str, Any]) -> str:

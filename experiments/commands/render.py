@@ -15,7 +15,7 @@ from ..environments import NAVIGATION
 from ..episodes import learner_of, play, spread_tasks
 from ..evaluate import load
 from ..options import parse, positionals
-from ..outputs import output
+from ..outputs import check_writable, output
 from ..shipped import is_shipped
 from ..video import check_file, compose, write_video
 
@@ -67,6 +67,7 @@ def run(argv: Sequence[str]) -> int:
     loaded = load(path, last=command.last, device=command.device)
     learner = learner_of(loaded)
     check_file(out)
+    check_writable(out)
     # The oracle is told the task and takes no steps.
     steps = tuple(k for k in command.steps if k == 0 or not learner.config.observe_task)
     if not steps:

@@ -21,7 +21,7 @@ from ..family import Learner, State
 from ..machine import Machine, resolve
 from ..opening import free_directory, opened, start_from, stored_values
 from ..options import find_experiment, positionals
-from ..progress import Quiet, Reporter, announce, reporter, tell
+from ..progress import Quiet, Reporter, announce, count, reporter, tell
 from ..settings import settings
 from ..signals import Abandoned
 from ..train import Plan, train
@@ -118,7 +118,8 @@ def _train(
         signum, where = abandoned.signum, "the last checkpoint stands"
     if signum is None:
         if first:
-            tell(f"{name}: {iteration} iterations in {out}", sys.stdout)
+            more = f"; go on with: {go_on}" if iteration < plan.iterations else ""
+            tell(f"{name}: {count(iteration, 'iteration')} in {out}{more}", sys.stdout)
         return 0
     if first:
         print(

@@ -9,7 +9,17 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ..evaluate import Loaded
-from .style import COLOURS, Figure, band, dashed, draw, ink, legend_below, log_scale
+from .style import (
+    COLOURS,
+    LEGEND_ROW,
+    Figure,
+    band,
+    dashed,
+    draw,
+    ink,
+    legend_below,
+    log_scale,
+)
 
 Evaluation = dict[str, Any]
 
@@ -88,7 +98,7 @@ def adaptation_curves(
         caption=f"Mean over {first['tasks']} held-out tasks; the bands are 95 % intervals of the "
         f"mean over tasks. 0 steps is the model before adaptation. {note}".strip(),
         rows=rows,
-        size=(5.6, 3.8 if entries <= MANY else 3.8 + 0.24 * math.ceil(entries / 2)),
+        size=(5.6, 3.8 if entries <= MANY else 3.8 + LEGEND_ROW * math.ceil(entries / 2)),
     )
 
 
@@ -146,7 +156,7 @@ def learning_curves(
                     axes.plot(
                         *list(zip(*values, strict=True))[1:],
                         linestyle=line,
-                        marker=marker,
+                        marker="." if len(values) == 1 and marker is None else marker,
                         markersize=4,
                         alpha=alpha,
                         color=COLOURS[index % len(COLOURS)],
@@ -175,7 +185,7 @@ def learning_curves(
         caption="Training metrics are means over the iterations of a record; validation is on "
         "fixed tasks, after the trained number of steps.",
         rows=rows,
-        size=(5.6, 3.8 + 0.24 * math.ceil(1.5 * len(runs))),
+        size=(5.6, 3.8 + LEGEND_ROW * math.ceil(1.5 * len(runs))),
     )
 
 

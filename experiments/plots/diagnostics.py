@@ -14,7 +14,27 @@ from ..configs.rl import Config
 from ..decay import kl_limit
 from .style import COLOURS, Figure, band, draw, ink
 
-TAGS = ("kl", "step_accepted", "backtracks", "gain", "gain_ci95", "sigma", "inner_grad_norm")
+TAGS = (
+    "kl",
+    "loss",
+    "step_accepted",
+    "backtracks",
+    "gain",
+    "gain_ci95",
+    "sigma",
+    "inner_grad_norm",
+)
+
+# What the first two panels show, of each meta-update.
+UPDATES = {
+    "trpo": "KL: between the adapted policies before and after the meta-update, in nats; dashed is "
+    "the limit. Backtracks: of the line search, in the mean of a record's iterations; crosses are "
+    "records with a meta-update that it rejected.",
+    "promp": "KL: between the adapted policies before and after the meta-update, in nats. Loss: "
+    "the clipped surrogate after adaptation, in its last epoch.",
+    "adam": "KL: between the adapted policies and those that acted, at the gradient. Loss: the "
+    "surrogate after adaptation.",
+}
 
 Records = Sequence[dict[str, Any]]
 
@@ -36,7 +56,7 @@ def diagnostics(label: str, records: Records, config: Config) -> Figure | None:
     seconds = {part: np.nan_to_num(_column(records, f"seconds.{part}")) for part in PARTS}
     painters: list[Callable[[Axes], None]] = [
         lambda axes: _kl(axes, x, records, config),
-        lambda axes: _line_search(axes, x, records),
+        lambda axes: _update(axes, x, records, config),
         lambda axes: _gain(axes, x, records),
         lambda axes: _line(axes, x, records, "sigma", "standard deviation of the actions"),
         lambda axes: _line(axes, x, records, "inner_grad_norm", "norm of the inner gradient"),
@@ -58,12 +78,9 @@ def diagnostics(label: str, records: Records, config: Config) -> Figure | None:
         paint,
         name="diagnostics",
         title="Diagnostics of training",
-        caption=f"{label}. KL: between the adapted policies before and after the meta-update, in "
-        "nats; dashed is the limit. Backtracks: of the line search, in the mean of a record's "
-        "iterations; crosses are records with a meta-update that it rejected. Gain: return after "
-        "less return before adaptation, with the 95 % interval over the tasks of the meta-batch. "
-        "Time: seconds of one meta-iteration by part; far slower ones, as the first where it "
-        "compiles, are cut off.",
+        caption=f"{label}. {UPDATES[config.update]} Gain: return after less return before "
+        "adaptation, with the 95 % interval over the tasks of the meta-batch. Time: seconds of one "
+        "meta-iteration by part; far slower ones, as the first where it compiles, are cut off.",
         rows=rows,
         size=(7.4, 7.6),
     )
@@ -97,6 +114,13 @@ def _kl(axes: Axes, x: np.ndarray, records: Records, config: Config) -> None:
     axes.set_ylim(bottom=0)
 
 
+def _update(axes: Axes, x: np.ndarray, records: Records, config: Config) -> None:
+    if config.update == "trpo":
+        _line_search(axes, x, records)
+    else:
+        _line(axes, x, records, "loss", "loss of the meta-update")
+
+
 def _line_search(axes: Axes, x: np.ndarray, records: Records) -> None:
     backtracks, accepted = (_column(records, tag) for tag in ("backtracks", "step_accepted"))
     height = np.nan_to_num(backtracks)
@@ -109,7 +133,8 @@ def _line_search(axes: Axes, x: np.ndarray, records: Records) -> None:
 
 def _gain(axes: Axes, x: np.ndarray, records: Records) -> None:
     gain, half = _column(records, "gain"), _column(records, "gain_ci95")
-    band(axes, x.tolist(), gain.tolist(), half.tolist(), label="gain", index=0, marker=False)
+    alone = len(x) == 1
+    band(axes, x.tolist(), gain.tolist(), half.tolist(), label="gain", index=0, marker=alone)
     axes.axhline(0, color=ink(), linewidth=1)
     axes.set_title("gain by adaptation (return)", fontsize=10)
 

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,16 @@ pre { overflow-x: auto; white-space: pre-wrap; font-size: 0.85rem; }
 """
 
 
+# Of the page's ``meta`` element that names the files beside it.
+FIGURES = "figures"
+
+
+def figures_of(text: str) -> list[str]:
+    """Names of a page's figures; none of what is no page of ours."""
+    found = re.search(f'<meta name="{FIGURES}" content="([^"]*)">', text)
+    return found[1].split() if found else []
+
+
 def page(
     title: str,
     figures: Sequence[Figure],
@@ -44,6 +55,7 @@ def page(
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<meta name="{FIGURES}" content="{text(" ".join(f.name for f in figures))}">',
         f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
         f"<h1>{text(title)}</h1>",
     ]

@@ -10,7 +10,7 @@ from metarl.rl.rollout import Rollout
 
 from ..evaluate import Loaded
 from ..rl import PolicyLearner
-from .style import COLOURS, Figure, draw, ink
+from .style import COLOURS, Figure, draw, ink, plain_number
 from .tasks import after
 
 TASKS = 3
@@ -37,6 +37,7 @@ def paths(label: str, loaded: Loaded) -> Figure:
     returns = collected.returns().tolist()
     rows = len(drawn)
     points = [path for of_tasks in drawn for episodes_of in of_tasks for path in episodes_of]
+    sees = "is told" if config.observe_task else "does not see"
     reach = half_width(np.concatenate([goals, *points]))
 
     def paint(canvas: Canvas) -> None:
@@ -49,7 +50,7 @@ def paths(label: str, loaded: Loaded) -> Figure:
                     axes.plot(*path[-1], ".", color=COLOURS[0], markersize=5)
                 axes.plot(0, 0, "s", color=ink(), markersize=5)
                 axes.plot(*goals[i], "*", color=COLOURS[4], markersize=13)
-                axes.set_title(f"{after(k)}: {returns[k][i]:.0f}".replace("-", "−"), fontsize=10)
+                axes.set_title(f"{after(k)}: {plain_number(returns[k][i])}", fontsize=10)
                 axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         for axes in panels[-1]:
             axes.set_xlabel("x (m)")
@@ -66,8 +67,8 @@ def paths(label: str, loaded: Loaded) -> Figure:
         name="paths",
         title="Paths before and after each step",
         caption=f"{label}: {len(drawn[0][0])} episodes of each of the first {TASKS} test tasks, "
-        "with the mean return. Square: start; star: the goal, which the policy does not see; dots: "
-        "ends of the episodes. The policy is stochastic.",
+        f"with the mean return. Square: start; star: the goal, which the policy {sees}; dots: ends "
+        "of the episodes. The policy is stochastic.",
         rows=table,
         size=(6.6, 2.05 * rows + 0.4),
     )

@@ -9,7 +9,7 @@ from metarl.errors import InputError
 from ..cells import words
 from ..episodes import learner_of, play, spread_tasks
 from ..evaluate import Loaded
-from .style import Figure, draw
+from .style import Figure, draw, plain_number
 from .tasks import after
 
 MOMENTS = 4
@@ -47,7 +47,8 @@ def stills(label: str, loaded: Loaded) -> Figure | None:
     for k, episode in zip(steps, row, strict=True):
         rows += [[k, t, float(value)] for t, value in enumerate(episode.returns)]
     told = ", ".join(
-        f"{after(k)} {episode.returns[-1]:.0f}" for k, episode in zip(steps, row, strict=True)
+        f"{after(k)} {plain_number(episode.returns[-1])}"
+        for k, episode in zip(steps, row, strict=True)
     )
     return draw(
         paint,

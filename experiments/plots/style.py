@@ -1,6 +1,7 @@
 """How every figure looks: colours that colour-blind readers tell apart, on light and on dark."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import matplotlib
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.legend import Legend
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 matplotlib.use("Agg")
@@ -41,6 +43,8 @@ COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C7")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 DPI = 144
+# Of a logarithmic axis with numbers between the powers of ten.
+DECADES = 5
 
 _COMMON = {
     "font.size": 11,
@@ -51,6 +55,7 @@ _COMMON = {
     "lines.linewidth": 1.8,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # names of runs may hold any sign
     "savefig.dpi": DPI,
 }
 _INKS = {"light": ("#ffffff", "#1b1b1b"), "dark": ("#16181c", "#e8e8e8")}
@@ -170,15 +175,64 @@ def dashed(
     )
 
 
+# Inches that a row of a legend takes.
+LEGEND_ROW = 0.24
+_SHORTEST = 12  # letters of a label
+
+
 def legend_below(canvas: Canvas, axes: Axes, *, columns: int = 2) -> None:
-    """Legend under the figure, where many entries cover nothing."""
+    """Legend under the figure, where many entries cover nothing.
+
+    Where its columns are wider than the figure it has one, for which the figure grows, and labels
+    wider still lose their middle.
+    """
     handles, labels = axes.get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10)
+
+    def place(columns: int) -> Legend:
+        return canvas.legend(
+            handles, labels, loc="outside lower center", ncols=columns, fontsize=10
+        )
+
+    legend = place(columns)
+    if _fits(legend, canvas):
+        return
+    width, height = canvas.get_size_inches()
+    more = len(labels) - math.ceil(len(labels) / columns)
+    canvas.set_size_inches(width, height + LEGEND_ROW * more)
+    letters = max(map(len, labels))
+    legend.remove()
+    legend = place(1)
+    while not _fits(legend, canvas) and letters > _SHORTEST:
+        letters = max(_SHORTEST, int(0.95 * letters))
+        labels = [elided(label, letters) for label in labels]
+        legend.remove()
+        legend = place(1)
+
+
+def elided(label: str, letters: int) -> str:
+    """A label of so many letters at most, its beginning and its end."""
+    if len(label) <= letters:
+        return label
+    begin = (letters - 1) // 2
+    return f"{label[:begin]}…{label[len(label) - (letters - 1 - begin) :]}"
+
+
+def _fits(legend: Legend, canvas: Canvas) -> bool:
+    return legend.get_window_extent().width <= canvas.bbox.width
+
+
+def plain_number(value: float) -> str:
+    """Three digits, and all before the point, with a minus sign of print."""
+    text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return text.replace("-", "−")
 
 
 def log_scale(axes: Axes) -> None:
-    """Logarithmic vertical axis with plain numbers on it."""
+    """Logarithmic vertical axis with plain numbers on it, for what is drawn already."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axes.get_ylim()
+    # Over many decades only powers of ten find room, and with others there would be no number.
+    few = math.log10(high / low) <= DECADES
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -48,7 +48,7 @@ class MetaPolicy:
         InputError: theta does not hold the module's trainable parameters.
     """
 
-    theta: Params
+    theta: Params = field(repr=False)
     module: nn.Module
     inner: InnerLoop
     inner_steps: int = 1

@@ -1,0 +1,106 @@
+"""Figures of any experiment: legends, numbers on axes, names, and what a folder of them holds."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import succeed, train_small
+from matplotlib.figure import Figure as Canvas
+
+from metarl_experiments.evaluate import load
+from metarl_experiments.plots.curves import Curve, adaptation_curves, learning_curves
+from metarl_experiments.plots.paths import paths
+from metarl_experiments.plots.style import draw, elided, legend_below, log_scale, plain_number
+from metarl_experiments.report import labels
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_small(tmp_path_factory.mktemp("runs") / "one")
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+@pytest.mark.parametrize("letters", [5, 30, 400])
+def test_legends_fit_their_figure(letters: int, columns: int) -> None:
+    found: list[tuple[float, list[str]]] = []
+
+    def paint(canvas: Canvas) -> None:
+        axes = canvas.add_subplot()
+        for i in range(5):
+            axes.plot([0, 1], [i, i], label=f"{i}{'m' * letters}{i}")
+        legend_below(canvas, axes, columns=columns)
+        canvas.draw_without_rendering()
+        (legend,) = canvas.legends
+        box, height = legend.get_window_extent(), axes.get_window_extent().height
+        assert box.x0 >= 0
+        assert box.x1 <= canvas.bbox.width
+        found.append((height, [text.get_text() for text in legend.get_texts()]))
+
+    draw(paint, name="n", title="t", caption="c", rows=[])
+    for height, texts in found:
+        assert height > 100  # what the legend takes, the figure grew by
+        assert [(text[0], text[-1]) for text in texts] == [(str(i), str(i)) for i in range(5)]
+        assert ("…" in texts[0]) == (letters == 400)
+
+
+def test_labels_keep_their_ends() -> None:
+    assert elided("cheetah/seed-0", 14) == "cheetah/seed-0"
+    assert elided("cheetah/seed-0", 9) == "chee…ed-0"
+    assert elided("cheetah/seed-0", 8) == "che…ed-0"
+
+
+def test_returns_in_titles_keep_three_digits() -> None:
+    told = [plain_number(x) for x in (0.512, -12.34, 99.96, 123.4, -4321.0, 0.0)]
+    assert told == ["0.512", "−12.3", "100", "123", "−4321", "0"]
+
+
+@pytest.mark.parametrize("high", [5.0, 1e3, 1e14, 1e40])
+def test_logarithmic_axes_have_numbers(high: float) -> None:
+    canvas = Canvas()
+    axes = canvas.add_subplot()
+    axes.plot([0, 1], [0.3, high])
+    log_scale(axes)
+    canvas.draw_without_rendering()
+    low, top = axes.get_ylim()
+    seen = [t for t in axes.get_yticks() if low <= t <= top]
+    assert len(seen) >= 2
+    assert any(not math.log10(t).is_integer() for t in seen) == (high <= 1e3)
+
+
+def test_names_of_runs_are_no_markup(run: Path, tmp_path: Path) -> None:
+    hidden, formula = tmp_path / "_one", tmp_path / "a$b_$c"
+    for path in (hidden, formula):
+        path.symlink_to(run)
+    (tmp_path / "links").mkdir()
+    names = labels([tmp_path / "_x", tmp_path / "y"])
+    assert names == [f"{tmp_path.name}/_x", f"{tmp_path.name}/y"]
+    one = load(run)
+    learning_curves([("a$b_$c", one), ("b", one)])
+    evaluation: Any = {"metric": "loss", "mean": [1.0, 0.5], "ci95": [0.1, 0.1], "tasks": 3}
+    figure = adaptation_curves([Curve(f"$x{i}_$", evaluation) for i in range(5)])
+    assert [row[0] for row in figure.rows[1::2]] == [f"$x{i}_$" for i in range(5)]
+
+
+def test_a_report_leaves_no_figure_of_another(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "walk"
+    tiny = ("--compile=off", "--threads=1", "--hidden=4", "--episodes=2", "--meta-batch=2")
+    tiny += ("--validation-tasks=2", "--evaluation-episodes=2", "--iterations=1")
+    succeed("train", "navigation", f"--out={other}", "--observe-task", "--inner-steps=0", *tiny)
+    out = tmp_path / "report"
+    succeed("report", str(other), f"--out={out}")
+    (out / "notes.png").write_bytes(b"somebody's own")
+    assert "the policy is told" in (out / "index.html").read_text()
+    assert (out / "paths.png").exists()
+    assert (out / "paths.csv").exists()
+    succeed("report", str(run), f"--out={out}")
+    kinds = {path.stem for path in out.glob("*.*")}
+    assert kinds == {"index", "adaptation", "learning", "fits", "notes"}
+    assert (out / "notes.png").read_bytes() == b"somebody's own"
+
+
+def test_the_goal_is_told_or_hidden(tmp_path: Path) -> None:
+    tiny = ("--compile=off", "--hidden=4", "--episodes=2", "--meta-batch=2", "--iterations=0")
+    out = tmp_path / "walk"
+    succeed("train", "navigation", f"--out={out}", "--evaluation-episodes=2", *tiny)
+    assert "which the policy does not see;" in paths("one", load(out)).caption
