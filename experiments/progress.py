@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -36,6 +37,11 @@ def announce(name: str, out: Path, *, done: int, ranks: int, compiles: bool) -> 
 def count(n: int, what: str) -> str:
     """``"1 iteration"``, ``"2 iterations"``."""
     return f"{n} {what}{'s' * (n != 1)}"
+
+
+def waiting(what: str) -> AbstractContextManager[object]:
+    """Says on a terminal what takes its time, until it is done; nothing is left of it."""
+    return Console(stderr=True).status(what)
 
 
 def tell(text: str, stream: TextIO) -> None:

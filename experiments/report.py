@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from .evaluations import check_evaluation, digest, tasks_told
 from .plots.curves import Curve
 from .plots.page import figures_of, page
 from .plots.style import Figure
-from .progress import tell
+from .progress import waiting
 from .shipped import ROOT, is_shipped
 from .view import show_curve
 
@@ -124,8 +123,8 @@ def evaluation_of(loaded: Loaded) -> dict[str, Any]:
         of = told["variants"].get("parameters", digest(loaded.params))
         if told["iteration"] == loaded.record.snapshot.iteration and of == digest(loaded.params):
             return told
-    tell(f"evaluating {loaded.record.path}, which may take minutes", sys.stdout)
-    result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
+    with waiting(f"evaluating {loaded.record.path}"):
+        result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
     if not is_shipped(loaded.record.path):
         try:
             write_json(loaded.record.path / EVALUATION, result)

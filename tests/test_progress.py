@@ -5,7 +5,7 @@ import io
 import pytest
 
 from metarl_experiments import progress
-from metarl_experiments.progress import adaptation, clock, per_second, reporter
+from metarl_experiments.progress import adaptation, clock, count, per_second, reporter, waiting
 
 SHOWN = ("loss_before", "loss_after")
 
@@ -20,6 +20,11 @@ def test_texts() -> None:
     assert [per_second(r) for r in (2460.4, 3.0, 0.31)] == ["2460 it/s", "3.0 it/s", "3.2 s/it"]
     assert adaptation(SHOWN, {"loss_before": 4.312, "loss_after": 0.5}) == "loss 4.312 -> 0.5"
     assert adaptation(SHOWN, {"loss_after": 0.5}) == "loss 0.5"
+    assert [count(n, "iteration") for n in (0, 1, 2)] == [
+        "0 iterations",
+        "1 iteration",
+        "2 iterations",
+    ]
 
 
 def test_lines_on_a_pipe_are_few_and_end_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +66,15 @@ def test_bar_on_a_terminal_shows_the_metric() -> None:
     assert "10/10" in text
     assert "ETA" in text
     assert "saved" in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_waiting_is_told_on_a_terminal_alone(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    with waiting("evaluating runs/x"):
+        pass
+    assert ("evaluating runs/x" in stream.getvalue()) is terminal

@@ -1,7 +1,6 @@
 """`metarl evaluate`: adaptation curves of a run on held-out tasks, as a table and as JSON."""
 
 import functools
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..evaluate import default_file, evaluate, experiment_of, load
 from ..evaluations import tasks_told
 from ..options import parse, positionals
 from ..outputs import check_writable, output
-from ..progress import tell
+from ..progress import waiting
 from ..shipped import is_shipped
 from ..view import show_curve
 
@@ -70,8 +69,8 @@ def run(argv: Sequence[str]) -> int:
     loaded, others = chosen(path), [chosen(Path(other)) for other in command.compare]
     for other in others:
         check_comparable(loaded, other, command.protocol)
-    tell(f"evaluating {path}", sys.stdout)
-    result = evaluate(loaded, command.protocol)
+    with waiting(f"evaluating {path}"):
+        result = evaluate(loaded, command.protocol)
     print(table(result))
     if others:
         differences = [compare(result, evaluate(other, command.protocol)) for other in others]
