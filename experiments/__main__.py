@@ -4,6 +4,7 @@ import contextlib
 import ctypes.util
 import difflib
 import importlib
+import importlib.metadata
 import os
 import re
 import signal
@@ -26,6 +27,7 @@ COMMANDS = {
     "download": "fetch a data set from its official place",
 }
 HELP = """usage: metarl COMMAND ...
+       metarl --version
 
   metarl list
   metarl train EXPERIMENT [--preset P] [--out DIR] [--seed S] [--iterations N] [--minutes M]
@@ -62,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
+        return 0
+    if arguments == ["--version"]:
+        print(f"metarl {importlib.metadata.version('metarl-policies')}")
         return 0
     command, *rest = arguments
     if command not in COMMANDS:

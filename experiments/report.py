@@ -53,12 +53,18 @@ def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Pa
     for figure in figures:
         replace(out / f"{figure.name}.png", figure.light)
         replace(out / f"{figure.name}.csv", _csv(figure))
+    together = seeds_together(runs, curves)
     text = page(
         f"{experiment.name}: {', '.join(label for label, _ in runs)}",
         figures,
         [
             ("What was run", _made(runs, curves)),
             ("After adaptation, mean and 95\u00a0% half-width", _rows(curves)),
+            *(
+                [("Seeds together, mean and range of the runs' means", together)]
+                if together
+                else []
+            ),
         ],
         [
             *module.notes(loaded),
@@ -170,12 +176,45 @@ def _made(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[l
 
 def _rows(curves: Sequence[Curve]) -> list[list[str]]:
     steps = max(curve.evaluation["steps"] for curve in curves)
-    rows = [["run", *(f"{k} step{'s' * (k != 1)}" for k in range(steps + 1))]]
+    rows = [["run", *(_steps(k) for k in range(steps + 1))]]
     for label, evaluation, _ in curves:
         pairs = zip(evaluation["mean"], evaluation["ci95"], strict=True)
         cells = ["–" if m is None else f"{m:.3g} ± {h:.2g}" for m, h in pairs]
         rows.append([label, *cells, *[""] * (steps + 1 - len(cells))])
     return rows
+
+
+def seeds_together(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[list[str]]:
+    """Runs alike but for their seed: mean, lowest and highest of their means after each step.
+
+    Returns:
+        Rows, the first of the names of the columns; none where no two runs are alike.
+    """
+    alike: dict[str, list[int]] = {}
+    for i, (_, one) in enumerate(runs):
+        alike.setdefault(json.dumps(one.record.config["config"], sort_keys=True), []).append(i)
+    rows: list[list[str]] = []
+    for group in alike.values():
+        seeds = sorted(runs[i][1].record.config["seed"] for i in group)
+        if len(group) == 1 or len(set(seeds)) < len(seeds):
+            continue
+        means = [curves[i].evaluation["mean"] for i in group]
+        cells = [_mean_and_range(column) for column in zip(*means, strict=True)]
+        preset = runs[group[0]][1].record.config["preset"]
+        rows.append([f"{preset}, seeds {', '.join(map(str, seeds))}", *cells])
+    head = ["runs", *(_steps(k) for k in range(max(map(len, rows), default=1) - 1))]
+    return [head, *rows] if rows else []
+
+
+def _mean_and_range(values: Sequence[float | None]) -> str:
+    finite = [value for value in values if value is not None]
+    if len(finite) < len(values):
+        return "–"
+    return f"{sum(finite) / len(finite):.3g} ({min(finite):.3g} to {max(finite):.3g})"
+
+
+def _steps(k: int) -> str:
+    return f"{k} step{'s' * (k != 1)}"
 
 
 def _csv(figure: Figure) -> bytes:

@@ -24,7 +24,7 @@ from metarl_experiments.comparison import check_comparable, compare
 from metarl_experiments.configs.rl import EnvConfig
 from metarl_experiments.evaluations import FIELDS, check_evaluation
 from metarl_experiments.plots.style import COLOURS, PALETTES
-from metarl_experiments.report import report
+from metarl_experiments.report import report, seeds_together
 
 
 @pytest.fixture(scope="module")
@@ -461,6 +461,29 @@ def test_report_of_several_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "other,0," in rows
     succeed("report", str(run), str(other), "--out=elsewhere")
     assert (run.parent / "elsewhere" / "index.html").exists()
+
+
+def test_runs_alike_but_for_their_seed_stand_together(tmp_path: Path) -> None:
+    def run(seed: int, mean: list[float | None], **config: Any) -> tuple[Any, Any]:
+        record = SimpleNamespace(config={"preset": "paper", "seed": seed, "config": config})
+        curve = SimpleNamespace(evaluation={"mean": mean})
+        return (f"run{seed}", SimpleNamespace(record=record)), curve
+
+    three = [run(2, [1.0, 5.0], lr=1), run(0, [3.0, 6.0], lr=1), run(1, [2.0, 10.0], lr=1)]
+    others = [run(0, [4.0, 4.0], lr=2), run(5, [7.0, None], lr=3), run(6, [8.0, 1.0], lr=3)]
+    twice = [run(0, [1.0, 1.0], lr=4), run(0, [2.0, 2.0], lr=4)]
+    runs, curves = zip(*three, *others, *twice, strict=True)
+    assert seeds_together(runs, curves) == [
+        ["runs", "0 steps", "1 step"],
+        ["paper, seeds 0, 1, 2", "2 (1 to 3)", "7 (5 to 10)"],
+        ["paper, seeds 5, 6", "7.5 (7 to 8)", "–"],
+    ]
+    assert seeds_together(runs[:1], curves[:1]) == []
+    first, second = (train_small(tmp_path / f"s{seed}", f"--seed={seed}") for seed in (0, 1))
+    page = report([first, second], tmp_path / "page").read_text()
+    assert "Seeds together" in page
+    assert "default, seeds 0, 1" in page
+    assert "Seeds together" not in report([first], tmp_path / "one").read_text()
 
 
 def test_report_is_refused_before_the_work(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from commands import refuse
 
-from metarl.runs import load_checkpoint
+from metarl.runs import load_checkpoint, versions
 from metarl_experiments.__main__ import COMMANDS, guarded, main
 from metarl_experiments.catalog import EXPERIMENTS
 
@@ -55,6 +55,11 @@ def test_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
+
+
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"metarl {versions()['metarl-policies']}\n"
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
