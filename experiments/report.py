@@ -24,6 +24,8 @@ from .progress import waiting
 from .shipped import ROOT, is_shipped
 from .view import show_curve
 
+# Of a configuration: what does not decide how a run is trained.
+TOLD_WHEN = ("log_every", "validate_every")
 SHOWN_VERSIONS = ("metarl-policies", "torch", "mujoco", "gymnasium", "python")
 
 
@@ -192,7 +194,8 @@ def seeds_together(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) 
     """
     alike: dict[str, list[int]] = {}
     for i, (_, one) in enumerate(runs):
-        alike.setdefault(json.dumps(one.record.config["config"], sort_keys=True), []).append(i)
+        config = {k: v for k, v in one.record.config["config"].items() if k not in TOLD_WHEN}
+        alike.setdefault(json.dumps(config, sort_keys=True), []).append(i)
     rows: list[list[str]] = []
     for group in alike.values():
         seeds = sorted(runs[i][1].record.config["seed"] for i in group)

@@ -469,7 +469,11 @@ def test_runs_alike_but_for_their_seed_stand_together(tmp_path: Path) -> None:
         curve = SimpleNamespace(evaluation={"mean": mean})
         return (f"run{seed}", SimpleNamespace(record=record)), curve
 
-    three = [run(2, [1.0, 5.0], lr=1), run(0, [3.0, 6.0], lr=1), run(1, [2.0, 10.0], lr=1)]
+    three = [
+        run(2, [1.0, 5.0], lr=1, log_every=9),
+        run(0, [3.0, 6.0], lr=1),
+        run(1, [2.0, 10.0], lr=1),
+    ]
     others = [run(0, [4.0, 4.0], lr=2), run(5, [7.0, None], lr=3), run(6, [8.0, 1.0], lr=3)]
     twice = [run(0, [1.0, 1.0], lr=4), run(0, [2.0, 2.0], lr=4)]
     runs, curves = zip(*three, *others, *twice, strict=True)
