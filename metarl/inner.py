@@ -32,7 +32,7 @@ class InnerLoop:
     """How a task adapts: ``theta_{k+1} = theta_k - lr_k * g(theta_k)``.
 
     Attributes:
-        lr: step size. A number, or name -> tensor of shape ``()`` (per tensor), of the
+        lr: step size. A number, or name -> number or tensor of shape ``()`` (per tensor), of the
             parameter's own shape (per element: Meta-SGD, Li et al. 2017), or either of these with
             a leading ``(steps,)`` (per step: LSLR, Antoniou et al. 2019; written ``(steps, 1)``
             for a one-dimensional parameter, since its own shape means per element). Beyond the
@@ -74,9 +74,9 @@ class InnerLoop:
                 f"InnerLoop.lr is a {type(lr).__name__}: give a number, or a dict of name -> tensor"
             )
         for name, rate in lr.items() if isinstance(lr, dict) else ():
-            if not isinstance(rate, Tensor):
+            if not isinstance(rate, Tensor | Real):
                 raise InputError(
-                    f"InnerLoop.lr[{name!r}] is a {type(rate).__name__}: give a tensor"
+                    f"InnerLoop.lr[{name!r}] is a {type(rate).__name__}: give a number or a tensor"
                 )
         if isinstance(lr, Real) and not math.isfinite(lr):
             raise InputError(f"InnerLoop.lr is {self.lr}: it must be finite")

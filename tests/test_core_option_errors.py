@@ -144,7 +144,7 @@ WRONG: dict[str, Callable[[], Any]] = {
         "threads"
     ),
     r"'vmap\+compile' does not see torch.autocast": lambda: mapped_in_bfloat16("vmap+compile"),
-    r"InnerLoop.lr\['w'\] is a list: give a tensor": lambda: InnerLoop({"w": [0.1]}),  # type: ignore[dict-item]
+    r"InnerLoop.lr\['w'\] is a list: give a number or a tensor": lambda: InnerLoop({"w": [0.1]}),  # type: ignore[dict-item]
     "InnerLoop.lr is a str: give a number": lambda: InnerLoop("0.1"),  # type: ignore[arg-type]
     "adapted is a str: give a function": lambda: InnerLoop(adapted=BIAS),  # type: ignore[arg-type]
     "a Tensor that looks like a single batch": lambda: meta(supports=torch.ones(1, 4, 3)),

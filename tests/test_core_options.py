@@ -81,6 +81,12 @@ def test_one_clipped_step_is_torchs(clipped: bool) -> None:
     assert rel(flat(moved) - flat(S.params), flat(params) - flat(S.params)) < 1e-12
 
 
+def test_step_sizes_by_name_are_numbers_or_tensors() -> None:
+    by_name = {n: 0.1 if "bias" in n else torch.tensor(0.1, dtype=F64) for n in S.params}
+    found, one = (adapt_tasks(S.loss, S.params, S.supports, InnerLoop(lr)) for lr in (by_name, 0.1))
+    assert all(torch.allclose(found[n], one[n], rtol=1e-12) for n in one)
+
+
 def test_rates_are_learned_by_torch_optim() -> None:
     params = {n: p.detach().clone().requires_grad_() for n, p in S.params.items()}
     theta = params | learned_rates(params, 0.01, per="element", steps=3)
