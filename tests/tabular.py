@@ -88,6 +88,7 @@ class Tabular(VectorEnv[Any, Any, Any]):
     """Plays ``mdp``; a task may bring its own reward table, ``{"reward": (state, action)}``."""
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
+    block_starts = True
 
     def __init__(self, mdp: MDP, *, num_envs: int, horizon: int, tasks: Any = None) -> None:
         self.mdp, self.num_envs, self.horizon, self._choose = mdp, num_envs, horizon, tasks
