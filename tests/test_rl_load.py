@@ -350,8 +350,12 @@ def test_config_of_another_version(
 
 
 def test_what_does_not_fit_is_named(runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match=r"holds no run: it has no config\.json$"):
         metarl.rl.load(tmp_path)
+    with pytest.raises(InputError, match=r"holds no run.*; there are .*continuous.* and others$"):
+        metarl.rl.load(runs)
+    with pytest.raises(InputError, match=r"holds no run.*; \S*plain has one$"):
+        metarl.rl.load(runs / "plain" / "checkpoints" / "00000002")
     with pytest.raises(InputError, match=r"is a run of sinusoid; metarl\.rl\.load takes policies"):
         metarl.rl.load(train_small(tmp_path / "sinusoid"))
     metapolicy = metarl.rl.load(runs / "plain")

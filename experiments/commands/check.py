@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import gymnasium
 
 import metarl_envs
-from metarl.errors import InputError
+from metarl.errors import InputError, first_line
 
 from ..graphics import backend_refusals
 from ..options import parse, positionals
@@ -49,5 +49,10 @@ def make(name: str) -> gymnasium.Env:
             if colon:
                 importlib.import_module(module)
             return gymnasium.make(name)
-    except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
+    except (gymnasium.error.UnregisteredEnv, ImportError) as error:
+        raise InputError(
+            f"ENVIRONMENT: {name} cannot be made: {first_line(error)} (one's own is named as "
+            "module:id, from the folder of the module or where it is installed)"
+        ) from None
+    except (gymnasium.error.Error, TypeError, ValueError) as error:
         raise InputError(f"ENVIRONMENT: {name} cannot be made: {error}") from None

@@ -32,7 +32,10 @@ def run(argv: Sequence[str]) -> int:
         DownloadCommand, rest, prog="metarl download DATASET", default=DownloadCommand()
     )
     if names != [*DATASETS]:
-        raise InputError(f"DATASET: there is {' and '.join(DATASETS)}, got {' '.join(names)}")
+        raise InputError(
+            f"DATASET: there is {' and '.join(DATASETS)}, got {' '.join(names)} (mini-ImageNet may "
+            "not be passed on: training on it says where its images go)"
+        )
     root = command.data or os.environ.get("METARL_DATA")
     if not root:
         raise InputError("--data: name a folder, here or in METARL_DATA")

@@ -19,6 +19,7 @@ from metarl.runs.layout import BEST, CHECKPOINTS, CONFIG, EVALUATION, checkpoint
 from metarl.runs.metrics import METRICS, read_metrics
 from metarl.runs.survey import belonging, check_owner, explain
 
+SHOWN = 3  # of runs that a message names
 _TRIES = 100  # a writer replaces its checkpoints every few milliseconds at the very most
 
 
@@ -33,6 +34,19 @@ class RunRecord(NamedTuple):
     evaluation: dict[str, Any] | None  # of evaluation.json, where there is one
 
 
+def _nearby(path: Path) -> str:
+    """Where runs are instead: right below, as in the folder of an experiment, or above."""
+    try:
+        below = sorted(found.parent for found in path.glob(f"*/{CONFIG}"))
+    except (OSError, ValueError):
+        below = []
+    if below:
+        more = " and others" if len(below) > SHOWN else ""
+        return f"; there are {', '.join(map(str, below[:SHOWN]))}{more}"
+    above = next((p for p in path.parents[:2] if (p / CONFIG).exists()), None)
+    return "" if above is None else f"; {above} has one"
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
     """Config of a run.
 
@@ -44,7 +58,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         config = documents.read_json(path / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path} holds no run: it has no {CONFIG}") from None
+        raise InputError(f"{path} holds no run: it has no {CONFIG}{_nearby(path)}") from None
     except OSError as error:
         raise InputError(f"{path / CONFIG} cannot be read: {error.strerror}") from error
     except ValueError as error:
