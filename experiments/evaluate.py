@@ -19,6 +19,7 @@ from .evaluations import FIELDS, digest
 from .family import Learner, mean_and_ci95
 from .machine import Machine, at_most_all_cores, resolve
 from .options import find_experiment
+from .progress import waiting
 from .state import put_params
 from .stored import stored
 
@@ -87,7 +88,8 @@ def evaluate(loaded: Loaded, options: Any) -> dict[str, Any]:
     Numbers that are not finite are null.
     """
     fault_point("evaluate:tasks")
-    result = loaded.learner.evaluate(loaded.params, options)
+    with waiting(f"evaluating {loaded.record.path}"):
+        result = loaded.learner.evaluate(loaded.params, options)
     variants = {**result.variants, "parameters": digest(loaded.params)}
     if loaded.record.metrics:
         variants["trained_iterations"] = loaded.record.metrics[-1]["iteration"]

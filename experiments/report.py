@@ -20,7 +20,7 @@ from .evaluations import check_evaluation, digest, tasks_told
 from .plots.curves import Curve
 from .plots.page import figures_of, page
 from .plots.style import Figure
-from .progress import waiting
+from .progress import count
 from .shipped import ROOT, is_shipped
 from .view import show_curve
 
@@ -131,8 +131,7 @@ def evaluation_of(loaded: Loaded) -> dict[str, Any]:
         of = told["variants"].get("parameters", digest(loaded.params))
         if told["iteration"] == loaded.record.snapshot.iteration and of == digest(loaded.params):
             return told
-    with waiting(f"evaluating {loaded.record.path}"):
-        result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
+    result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
     if not is_shipped(loaded.record.path):
         try:
             write_json(loaded.record.path / EVALUATION, result)
@@ -178,7 +177,7 @@ def _made(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[l
 
 def _rows(curves: Sequence[Curve]) -> list[list[str]]:
     steps = max(curve.evaluation["steps"] for curve in curves)
-    rows = [["run", *(_steps(k) for k in range(steps + 1))]]
+    rows = [["run", *(count(k, "step") for k in range(steps + 1))]]
     for label, evaluation, _ in curves:
         pairs = zip(evaluation["mean"], evaluation["ci95"], strict=True)
         cells = ["–" if m is None else f"{m:.3g} ± {h:.2g}" for m, h in pairs]
@@ -205,7 +204,7 @@ def seeds_together(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) 
         cells = [_mean_and_range(column) for column in zip(*means, strict=True)]
         preset = runs[group[0]][1].record.config["preset"]
         rows.append([f"{preset}, seeds {', '.join(map(str, seeds))}", *cells])
-    head = ["runs", *(_steps(k) for k in range(max(map(len, rows), default=1) - 1))]
+    head = ["runs", *(count(k, "step") for k in range(max(map(len, rows), default=1) - 1))]
     return [head, *rows] if rows else []
 
 
@@ -214,10 +213,6 @@ def _mean_and_range(values: Sequence[float | None]) -> str:
     if len(finite) < len(values):
         return "–"
     return f"{sum(finite) / len(finite):.3g} ({min(finite):.3g} to {max(finite):.3g})"
-
-
-def _steps(k: int) -> str:
-    return f"{k} step{'s' * (k != 1)}"
 
 
 def _csv(figure: Figure) -> bytes:

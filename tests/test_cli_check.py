@@ -51,7 +51,7 @@ def test_unknown_environment(name: str, capfd: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("name", ["Nothing-v0", "nowhere:Nothing-v0"])
 def test_ones_own_is_named_by_its_module(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "as module:id" in refuse(capfd, 2, "check", name)
+    assert "as package:id where" in refuse(capfd, 2, "check", name)
 
 
 def test_nothing_to_check(capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import gymnasium
 
 import metarl_envs
-from metarl.errors import InputError, first_line
+from metarl.errors import InputError
+from metarl.rl.vector import not_found
 
 from ..graphics import backend_refusals
 from ..options import parse, positionals
@@ -50,9 +51,6 @@ def make(name: str) -> gymnasium.Env:
                 importlib.import_module(module)
             return gymnasium.make(name)
     except (gymnasium.error.UnregisteredEnv, ImportError) as error:
-        raise InputError(
-            f"ENVIRONMENT: {name} cannot be made: {first_line(error)} (one's own is named as "
-            "module:id, from the folder of the module or where it is installed)"
-        ) from None
+        raise InputError(f"ENVIRONMENT: {not_found(name, error)}") from None
     except (gymnasium.error.Error, TypeError, ValueError) as error:
         raise InputError(f"ENVIRONMENT: {name} cannot be made: {error}") from None

@@ -17,7 +17,6 @@ from ..evaluate import default_file, evaluate, experiment_of, load
 from ..evaluations import tasks_told
 from ..options import parse, positionals
 from ..outputs import check_writable, output
-from ..progress import waiting
 from ..shipped import is_shipped
 from ..view import show_curve
 
@@ -69,8 +68,7 @@ def run(argv: Sequence[str]) -> int:
     loaded, others = chosen(path), [chosen(Path(other)) for other in command.compare]
     for other in others:
         check_comparable(loaded, other, command.protocol)
-    with waiting(f"evaluating {path}"):
-        result = evaluate(loaded, command.protocol)
+    result = evaluate(loaded, command.protocol)
     print(table(result))
     if others:
         differences = [compare(result, evaluate(other, command.protocol)) for other in others]

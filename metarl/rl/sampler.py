@@ -79,8 +79,7 @@ class Sampler:
             raise InputError("envs is empty: a sampler needs one vector environment at least")
         if len({id(env.unwrapped) for env in self.envs}) < len(self.envs):
             raise InputError(
-                "envs holds one vector environment twice: each is stepped on a thread of its own, "
-                "so make as many as there are to be"
+                "envs holds one vector environment twice: each is stepped on a thread of its own"
             )
         self.episodes, self.horizon = episodes, horizon
         self.timeout, self.max_invalid = timeout, max_invalid

@@ -92,7 +92,7 @@ def not_found(env_id: str, error: Exception) -> InputError:
     """What to say where gymnasium knows no environment of an id, or cannot import its package."""
     return InputError(
         f"{env_id}: {first_line(error)} (an id is found once its package is imported, or as "
-        "package:id)"
+        "package:id where that is installed or in the working folder)"
     )
 
 
