@@ -5,13 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import succeed, train_small
+from commands import SMALL, succeed, train_small
 from matplotlib.figure import Figure as Canvas
+from spies import recorded
 
+from metarl_experiments.configs.rl import Config
 from metarl_experiments.evaluate import load
 from metarl_experiments.plots.curves import Curve, adaptation_curves, learning_curves
+from metarl_experiments.plots.diagnostics import diagnostics
 from metarl_experiments.plots.paths import paths
-from metarl_experiments.plots.style import draw, elided, legend_below, log_scale, plain_number
+from metarl_experiments.plots.style import (
+    LEGEND_ROW,
+    draw,
+    elided,
+    legend_below,
+    log_scale,
+    plain_number,
+)
 from metarl_experiments.report import labels
 
 
@@ -35,6 +45,9 @@ def test_legends_fit_their_figure(letters: int, columns: int) -> None:
         box, height = legend.get_window_extent(), axes.get_window_extent().height
         assert box.x0 >= 0
         assert box.x1 <= canvas.bbox.width
+        rows = 5 if letters > 5 else math.ceil(5 / columns)
+        grown = LEGEND_ROW * (rows - math.ceil(5 / columns))
+        assert canvas.get_size_inches()[1] == pytest.approx(3.8 + grown)
         found.append((height, [text.get_text() for text in legend.get_texts()]))
 
     draw(paint, name="n", title="t", caption="c", rows=[])
@@ -104,3 +117,35 @@ def test_the_goal_is_told_or_hidden(tmp_path: Path) -> None:
     out = tmp_path / "walk"
     succeed("train", "navigation", f"--out={out}", "--evaluation-episodes=2", *tiny)
     assert "which the policy does not see;" in paths("one", load(out)).caption
+
+
+def trained(out: Path, *, iterations: int) -> Path:
+    others = [option for option in SMALL if not option.startswith("--iterations")]
+    succeed("train", "sinusoid", f"--out={out}", f"--iterations={iterations}", *others)
+    return out
+
+
+@pytest.mark.parametrize("update", ["trpo", "promp", "adam"])
+def test_panels_are_those_of_the_update(update: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = recorded(monkeypatch, "matplotlib.axes.Axes.set_title")
+    record = {"iteration": 1, "kl": 0.1, "loss": 0.2, "step_accepted": 1.0, "backtracks": 0.0}
+    figure = diagnostics("one", [record], Config(update=update))
+    assert figure is not None
+    titles = [call.args[1] for call in calls]
+    searched = update == "trpo"
+    assert any("backtracks" in title for title in titles) is searched
+    assert ("loss of the meta-update" in titles) is not searched
+    assert ("line search" in figure.caption) is searched
+
+
+def test_a_single_record_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = load(trained(tmp_path / "run", iterations=5))
+    assert [line["iteration"] for line in one.record.metrics] == [5]
+    calls = recorded(monkeypatch, "matplotlib.axes.Axes.plot")
+    learning_curves([("one", one)])
+    assert [call.options["marker"] for call in calls] == [".", ".", "o"] * 2  # light and dark
+
+
+def test_the_last_record_has_all_that_others_have(tmp_path: Path) -> None:
+    lines = load(trained(tmp_path / "run", iterations=7)).record.metrics
+    assert [(line["iteration"], "loss_before" in line) for line in lines] == [(5, True), (7, True)]
