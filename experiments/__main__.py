@@ -120,7 +120,7 @@ def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
         return
     name = "a thread" if failed.thread is None else failed.thread.name
-    print(f"warning: {name} has ended: {failed.exc_value}", file=sys.stderr)
+    _say(f"warning: {name} has ended: {failed.exc_value}")
 
 
 def _flushed(command: str, status: int) -> int:
@@ -172,15 +172,16 @@ def _run(command: str, argv: Sequence[str]) -> int:
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     # Gymnasium's come coloured, with a heading of their own.
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(message)).removeprefix("WARN: ")
-    print(f"warning: {text}", file=sys.stderr)
+    _say(f"warning: {text}")
 
 
 def _interrupt(signum: int, _frame: FrameType | None) -> None:
     raise Interrupted(signum)
 
 
-def _say(line: str, status: int) -> int:
-    print(line, file=sys.stderr)
+def _say(line: str, status: int = 0) -> int:
+    # In one piece: ranks share standard error, which may be unbuffered.
+    sys.stderr.write(f"{line}\n")
     return status
 
 

@@ -47,7 +47,8 @@ def waiting(what: str) -> AbstractContextManager[object]:
 def tell(text: str, stream: TextIO) -> None:
     """A line, if it can be written: a reader that has gone or a full disk ends no training."""
     with contextlib.suppress(OSError):
-        print(text, file=stream, flush=True)
+        stream.write(f"{text}\n")  # in one piece, as ranks may share an unbuffered stream
+        stream.flush()
 
 
 def reporter(

@@ -1,10 +1,12 @@
 """The command itself: what is found before anything heavy, and bad input in one line."""
 
+import io
 import os
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from commands import refuse
 from metarl.runs import load_checkpoint, versions
 from metarl_experiments.__main__ import COMMANDS, guarded, main
 from metarl_experiments.catalog import EXPERIMENTS
+from metarl_experiments.progress import tell
 
 METARL = [sys.executable, "-m", "metarl_experiments"]
 
@@ -188,6 +191,30 @@ def test_options_are_named_whatever_the_frame() -> None:
         )
         assert done.returncode == 2
         assert "--iterations" in done.stderr
+
+
+def test_a_line_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ranks share standard error, which PYTHONUNBUFFERED (images for containers set it) leaves
+    # without a buffer: a line's end written by itself comes after another rank's line.
+    pieces: list[str] = []
+
+    class Unbuffered(io.StringIO):
+        def write(self, text: str) -> int:
+            pieces.append(text)
+            return len(text)
+
+    def warn() -> int:
+        warnings.warn("of little weight", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(sys, "stderr", Unbuffered())
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert guarded("train", warn) == 0
+    assert main(["trian"]) == 2
+    tell("saved", sys.stderr)
+    assert len(pieces) == 3
+    assert all(piece.endswith("\n") for piece in pieces)
 
 
 def test_a_view_that_cannot_be_written_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:

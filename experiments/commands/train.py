@@ -122,10 +122,8 @@ def _train(
             tell(f"{name}: {count(iteration, 'iteration')} in {out}{more}", sys.stdout)
         return 0
     if first:
-        print(
-            f"metarl train: stopped by {signal.Signals(signum).name}, {where}; go on with: {go_on}",
-            file=sys.stderr,
-        )
+        stopped = f"stopped by {signal.Signals(signum).name}, {where}"
+        tell(f"metarl train: {stopped}; go on with: {go_on}", sys.stderr)
     return 128 + signum
 
 
