@@ -1,11 +1,13 @@
 """Options that exclude each other, or do nothing together."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from metarl.errors import InputError, RunWarning
 
 from .configs.rl import Config
+from .options import value_of
 
 
 def check_inner_options(config: Any, trained_steps: int) -> None:
@@ -60,6 +62,22 @@ def warn_of_options(config: Config) -> None:
             RunWarning,
             stacklevel=2,
         )
+
+
+def warn_of_initial_values(argv: Sequence[str], config: Any, *, step_sizes: bool) -> None:
+    """Warn of options that were given for initial values which --from brings.
+
+    Args:
+        argv: the options given.
+        config: any family's.
+        step_sizes: whether the checkpoint has learned step sizes.
+    """
+    # Those by signal are measured anew, with steps of --inner-lr.
+    brought = step_sizes and config.learned_lr != "signal"
+    for name in ("--init-std", "--head-scale", *(["--inner-lr"] if brought else [])):
+        if value_of(argv, name) is not None:
+            text = f"{name} has no effect: the checkpoint of --from has its own values"
+            warnings.warn(text, RunWarning, stacklevel=2)
 
 
 def check_range(option: str, given: tuple[float, float] | None) -> None:

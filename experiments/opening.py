@@ -58,23 +58,27 @@ def stored_values(argv: Sequence[str], ranks: Ranks) -> dict[str, Any] | None:
     return values
 
 
-def start_from(path: str, state: State, ranks: Ranks) -> None:
+def start_from(path: str, state: State, ranks: Ranks) -> bool:
     """Put a checkpoint's parameters into a fresh state; step sizes that it has not stay.
+
+    Returns:
+        Whether it has step sizes.
 
     Raises:
         InputError: there is no such checkpoint, or it is of another model.
     """
+    model, rates = split_rates(state.params)
 
-    def put(saved: Snapshot | None) -> None:
+    def put(saved: Snapshot | None) -> bool:
         assert saved is not None
-        model, _ = split_rates(state.params)
-        rates = {n: p.detach().cpu().numpy() for n, p in state.params.items() if n not in model}
-        put_params(state.params, {**rates, **saved.params})
+        own = {n: p.detach().cpu().numpy() for n, p in state.params.items() if n not in model}
+        put_params(state.params, {**own, **saved.params})
+        return bool(rates) and not own.keys().isdisjoint(saved.params)
 
     try:
         first = ranks.together(lambda: load_checkpoint(path) if ranks.rank == 0 else None)
         saved = share(first, ranks)
-        ranks.together(lambda: put(saved))
+        return ranks.together(lambda: put(saved))
     except InputError as error:
         raise InputError(f"--from {path}: {error}") from None
 

@@ -192,6 +192,7 @@ def test_from_begins_with_the_parameters_of_a_checkpoint(
     assert not (tmp_path / "three").exists()
 
 
+@pytest.mark.filterwarnings("default::metarl.errors.RunWarning")
 def test_step_sizes_that_a_checkpoint_has_not_begin_at_inner_lr(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,6 +208,15 @@ def test_step_sizes_that_a_checkpoint_has_not_begin_at_inner_lr(
     learned = two / "checkpoints" / "00000001"
     argv = ["train", "sinusoid", f"--out={tmp_path / 'three'}", f"--from={learned}"]
     assert "inner_lr." in refuse(capfd, 2, *argv, "--learned-lr=no")
+    given = ["--inner-lr=0.5", "--init-std=0.1", "--learned-lr=tensor", "--iterations=1"]
+    capfd.readouterr()
+    succeed(*argv, "--compile=off", *given)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["warning:", "--init-std"],
+        ["warning:", "--inner-lr"],
+    ]
+    assert all("has no effect: the checkpoint of --from" in line for line in lines)
 
 
 @pytest.mark.parametrize("experiment", ["sinusoid", "navigation", "omniglot"])

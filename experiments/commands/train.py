@@ -17,6 +17,7 @@ from metarl.errors import InputError
 from metarl.runs import Run, Snapshot, versions
 
 from ..catalog import Experiment
+from ..contradictions import warn_of_initial_values
 from ..family import Learner, State
 from ..machine import Machine, resolve
 from ..opening import free_directory, opened, start_from, stored_values
@@ -52,7 +53,9 @@ def train_experiment(experiment: Experiment, argv: Sequence[str]) -> tuple[int, 
         )
         learner, state = ranks.together(lambda: _prepare(experiment, options, ranks))
         if options.from_ and values is None:
-            start_from(options.from_, state, ranks)
+            step_sizes = start_from(options.from_, state, ranks)
+            if ranks.rank == 0:
+                warn_of_initial_values(argv, options.config, step_sizes=step_sizes)
         config = _config(experiment, options, learner.machine)
         ranks.require_same("configuration", json.dumps(config, indent=0, sort_keys=True))
         named = options.out or str(free_directory(experiment.name, options.seed))
