@@ -13,7 +13,8 @@ class Costs(NamedTuple):
     Attributes:
         fixed: seconds of an iteration that a rank spends however few tasks it has.
         per_task: seconds of each of its tasks.
-        skew: what two ranks wait for the slower, in parts of what they compute.
+        skew: how much longer the slower of two ranks takes than the mean of the two, in parts of
+            it.
         calls: collective operations of an iteration.
         megabytes: 10^6 bytes that a rank hands over in them.
         latency: seconds of an all-reduce of one number between two ranks.
@@ -34,7 +35,7 @@ class Seconds(NamedTuple):
 
     Attributes:
         own: a rank's own work, on average.
-        skew: until the slowest has done its.
+        skew: how much longer the slowest takes.
         exchange: calls and bytes.
     """
 

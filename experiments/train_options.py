@@ -46,7 +46,7 @@ class TrainOptions(Generic[ConfigT]):
         compile: whether the step is compiled; auto does in long runs where a compiler is present.
         exact: results do not depend on the number of ranks to the bit; slower.
         recompute: compute inner steps again for the meta-gradient rather than keep them: less
-            memory for many of them, more time.
+            memory for many of them, more time; nothing is compiled then.
         rank_timeout: seconds that ranks wait for one another.
     """
 

@@ -13,6 +13,7 @@ from tabular import MDP, SoftmaxPolicy, Tabular, softmax_policy
 from torch import Tensor
 
 from metarl import InnerLoop, adapt, mean_over_tasks, stream, torch_stream, trust_region_step
+from metarl.errors import InputError
 from metarl.params import Params
 from metarl.rl.batches import subsample
 from metarl.rl.clock import Clock
@@ -289,3 +290,8 @@ def test_every_update_closes_part_of_the_gap(
     start = float(adapted_value(START)[0])
     end = trained(update, iterations=40, **options)
     assert (end - start) / (optimum() - start) > least
+
+
+def test_promp_refuses_a_correction_that_its_loss_has_not() -> None:
+    with pytest.raises(InputError, match="is not in ProMP's clipped surrogate: use trpo_update"):
+        trained("promp", iterations=1, correction="emaml")

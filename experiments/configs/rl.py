@@ -76,7 +76,8 @@ class Config:
             that all tasks agree on; with many, it follows the noise of the batch.
         fisher_fraction: of the time steps that trpo's Fisher products see; 10 steps at least.
         lr: step size of Adam, for promp and adam.
-        lr_decay: none, or cosine to zero over the iterations; of max_kl under trpo.
+        lr_decay: none, or cosine over the iterations: of lr to zero, under trpo of max_kl to a
+            hundredth.
         epochs: of promp.
         clip: ratio bound of promp.
         discount: gamma.

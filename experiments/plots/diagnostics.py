@@ -31,7 +31,7 @@ UPDATES = {
     "the limit. Backtracks: of the line search, in the mean of a record's iterations; crosses are "
     "records with a meta-update that it rejected.",
     "promp": "KL: between the adapted policies before and after the meta-update, in nats. Loss: "
-    "the clipped surrogate after adaptation, in its last epoch.",
+    "the clipped surrogate after adaptation and the penalty on the inner KL, in its last epoch.",
     "adam": "KL: between the adapted policies and those that acted, at the gradient. Loss: the "
     "surrogate after adaptation.",
 }

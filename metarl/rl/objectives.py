@@ -81,7 +81,8 @@ def policy_objectives(
             loss of one's own, ``(params, batch) -> scalar`` of one task's `Batch`.
         sampling_correction: ``emaml`` adds ``score weight * sum log pi(support)`` under the
             parameters that sampled it: together with ``loglik`` the exact meta-gradient of a finite
-            inner batch (Stadie et al. 2018; Al-Shedivat et al. 2018). Part of ``surrogate`` only.
+            inner batch (Stadie et al. 2018; Al-Shedivat et al. 2018). Part of ``surrogate`` only;
+            ``clipped`` then raises `InputError`.
         clip: ratio bound of ``clipped``.
 
     Raises:
@@ -143,6 +144,11 @@ def policy_objectives(
         return -gain, surrogates.reduce(kl(query.old, new), query.mask)
 
     def clipped(theta: Params, data: tuple[MetaBatch, Tensor]) -> tuple[Tensor, Tensor]:
+        if sampling_correction == "emaml":
+            raise InputError(
+                "sampling_correction='emaml' is not in ProMP's clipped surrogate: use trpo_update "
+                "or adam_update, or sampling_correction='off'"
+            )
         batch, penalty = data
         path = adapt_path_one(inner_loss, theta, batch.supports, inner)
         *before, new = along(path, batch)
