@@ -49,7 +49,7 @@ _EXPERIMENTS = (
     Experiment("cheetah-velocity", "rl", "run at a goal velocity", 5.0),
     Experiment("cheetah-direction", "rl", "run forwards or backwards", 5.0),
     Experiment("ant-velocity", "rl", "walk on four legs at a goal velocity", 60.0),
-    Experiment("ant-direction", "rl", "walk on four legs forwards or backwards", 180.0),
+    Experiment("ant-direction", "rl", "walk on four legs forwards or backwards", 90.0),
     Experiment("ant-goal", "rl", "walk on four legs to a goal position", 60.0),
     Experiment("omniglot", "images", "tell characters apart from one or five drawings of each"),
     Experiment("mini-imagenet", "images", "tell objects apart from one or five photographs"),
