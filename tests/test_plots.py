@@ -144,6 +144,10 @@ def test_a_single_record_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     calls = recorded(monkeypatch, "matplotlib.axes.Axes.plot")
     learning_curves([("one", one)])
     assert [call.options["marker"] for call in calls] == [".", ".", "o"] * 2  # light and dark
+    calls.clear()
+    learning_curves([(str(i), one) for i in range(9)])
+    looks = {(call.options["marker"], call.options["color"]) for call in calls[2:27:3]}
+    assert len(looks) == 9
 
 
 def test_the_last_record_has_all_that_others_have(tmp_path: Path) -> None:

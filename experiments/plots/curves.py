@@ -12,6 +12,7 @@ from ..evaluate import Loaded
 from .style import (
     COLOURS,
     LEGEND_ROW,
+    MARKERS,
     Figure,
     band,
     dashed,
@@ -135,7 +136,7 @@ def learning_curves(
     """
     before, after = runs[0][1].learner.shown
     validation = f"validation.{runs[0][1].learner.criterion}"
-    series = ((before, ":", None, 0.9), (after, "-", None, 0.9), (validation, "--", "o", 1.0))
+    series = ((before, ":", 0.9), (after, "-", 0.9), (validation, "--", 1.0))
     tag_of_cost, axis = cost or ("iteration", "meta-iterations")
 
     def points(loaded: Loaded, tag: str) -> list[tuple[int, float, float]]:
@@ -150,8 +151,11 @@ def learning_curves(
     def paint(canvas: Canvas) -> None:
         axes = canvas.add_subplot()
         for index, (label, loaded) in enumerate(runs):
-            for tag, line, marker, alpha in series:
+            for tag, line, alpha in series:
                 values = points(loaded, tag)
+                # Of each round of the colours another.
+                shape = MARKERS[index // len(COLOURS) % len(MARKERS)]
+                marker = shape if tag == validation else None
                 if values:
                     axes.plot(
                         *list(zip(*values, strict=True))[1:],
