@@ -24,13 +24,13 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: requirements.lock setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "make: $(PYTHON) does not run, or is older than 3.11; name another, such as PYTHON=python3.12" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	mkdir -p $(LINKS)
-	ln -sfn $(CURDIR)/metarl $(LINKS)/metarl
-	ln -sfn $(CURDIR)/envs $(LINKS)/metarl_envs
-	ln -sfn $(CURDIR)/experiments $(LINKS)/metarl_experiments
+	ln -sfn "$(CURDIR)/metarl" $(LINKS)/metarl
+	ln -sfn "$(CURDIR)/envs" $(LINKS)/metarl_envs
+	ln -sfn "$(CURDIR)/experiments" $(LINKS)/metarl_experiments
 	touch $@
 
 ## make train        meta-train EXPERIMENT, evaluate it, say where the figures are

@@ -69,6 +69,7 @@ class Camera:
     def close(self) -> None:
         """Free the graphics context."""
         if self._context is not None:
+            self._gl.make_current()  # else what it frees are those of another
             self._context.free()
             self._gl.free()
             self._context = None

@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -97,16 +98,16 @@ def guarded(command: str, run: Callable[[], int]) -> int:
     except KeyboardInterrupt as interrupt:
         signum = getattr(interrupt, "signum", signal.SIGINT)
         return _say(f"metarl {command}: stopped by {signal.Signals(signum).name}", 128 + signum)
-    except BrokenPipeError:
-        # Whoever read the output has gone; keep the interpreter from complaining about it.
-        _drop_output()
-        return status
     except SystemExit as exit_:
         return int(exit_.code or 0)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_gone():
+            # Keep the interpreter from complaining about it.
+            _drop_output()
+            return status
         exit_code = int(getattr(error, "exit_code", 1))
         if exit_code == 1:
-            traceback.print_exc()
+            _say(traceback.format_exc().rstrip())
             return 1
         return _say(f"metarl {command}: {' '.join(str(error).split())}", exit_code)
     finally:
@@ -133,6 +134,16 @@ def _flushed(command: str, status: int) -> int:
         _drop_output()
         return _say(f"metarl {command}: standard output cannot be written: {error.strerror}", 4)
     return status
+
+
+def _reader_gone() -> bool:
+    """Whether nobody reads standard output any more; other pipes break too, such as a worker's."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(found & (select.POLLERR | select.POLLHUP) for _, found in poll.poll(0))
+    except (OSError, ValueError):  # no file
+        return False
 
 
 def _drop_output() -> None:
@@ -180,8 +191,9 @@ def _interrupt(signum: int, _frame: FrameType | None) -> None:
 
 
 def _say(line: str, status: int = 0) -> int:
-    # In one piece: ranks share standard error, which may be unbuffered.
-    sys.stderr.write(f"{line}\n")
+    with contextlib.suppress(OSError):  # its terminal has gone
+        # In one piece: ranks share standard error, which may be unbuffered.
+        sys.stderr.write(f"{line}\n")
     return status
 
 

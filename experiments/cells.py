@@ -38,13 +38,13 @@ def draw_cell(
     told = f"return {_number(episode.returns[step], 0)}"
     draw.text((CELL - 6, CELL + 12), told, TEXT, font(11), anchor="rm")
     velocity = np.asarray(moved.get("velocity", 0.0))
-    if next(iter(task)) in ("velocity", "direction") and velocity.ndim == 0:
+    if (_speed(task) is not None or _way(task) is not None) and velocity.ndim == 0:
         now = float(velocity) if step else 0.0
-        _gauge(draw, goal if "velocity" in task else None, now, limits)
+        _gauge(draw, _speed(task), now, limits)
         told = f"{words(task)}, now {_number(now, 1)} m/s"
         draw.text((6, CELL + 12), told, TEXT, font(11), anchor="lm")
-        if "direction" in task:
-            _arrow(draw, float(goal))
+        if (way := _way(task)) is not None:
+            _arrow(draw, way)
     else:
         draw.text((6, CELL + 12), words(task), TEXT, font(11), anchor="lm")
         position = episode.motion.get("position")
@@ -57,13 +57,27 @@ def draw_cell(
 def words(task: Task) -> str:
     """A task in words."""
     (name, value), *_ = task.items()
-    if name == "direction":
-        return "forwards" if value > 0 else "backwards"
+    if (way := _way(task)) is not None:
+        return "forwards" if way > 0 else "backwards"
     numbers = np.ravel(np.asarray(value))
     if numbers.dtype.kind not in "iuf":
         return f"{name} {value}"
     text = ", ".join(_number(float(number), 2) for number in numbers)
     return {"velocity": f"goal {text}", "goal": f"goal {text} m"}.get(name, f"{name} {text}")
+
+
+def _speed(task: Task) -> float | None:
+    """The velocity of a task that is one."""
+    value = task.get("velocity")
+    return float(value) if isinstance(value, int | float | np.number) else None
+
+
+def _way(task: Task) -> float | None:
+    """1 or -1, the direction of a task that is one; others' directions may be angles or words."""
+    value = task.get("direction")
+    if isinstance(value, int | float | np.number) and value in (1, -1):
+        return float(value)
+    return None
 
 
 def _number(value: float, digits: int) -> str:
@@ -72,7 +86,7 @@ def _number(value: float, digits: int) -> str:
 
 def gauge_range(row: Sequence[Episode], task: Task) -> tuple[float, float]:
     """Ends of the gauge: all velocities of a row's episodes, the goal and zero."""
-    values = [0.0, float(task.get("velocity", 0.0))]
+    values = [0.0, _speed(task) or 0.0]
     for episode in row:
         velocity = episode.motion.get("velocity")
         if velocity is not None and velocity.ndim == 1:

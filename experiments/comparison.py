@@ -11,6 +11,8 @@ from metarl.errors import InputError
 from .evaluate import Loaded, finite_or_null
 
 RESAMPLES = 10_000
+# Numbers of resampled tasks that are held at once.
+BLOCK = 10_000_000
 # What tells the tasks of one seed apart; families write those that they have.
 TASK_VARIANTS = ("task", "physics", "ways", "shots")
 # Settings of a run that make other tasks, or other returns on them; families have some of them.
@@ -116,9 +118,12 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     difference = ours - theirs
     rng = metarl.stream(0, "bootstrap")
     tasks = difference.shape[1]
-    weights = rng.multinomial(tasks, np.full(tasks, 1 / tasks), RESAMPLES) / tasks
+    block = max(1, BLOCK // tasks)
+    sizes = [min(block, RESAMPLES - done) for done in range(0, RESAMPLES, block)]
+    even = np.full(tasks, 1 / tasks)
     with np.errstate(all="ignore"):
-        low, high = np.percentile(weights @ difference.T, (2.5, 97.5), axis=0)
+        means = [rng.multinomial(tasks, even, size) / tasks @ difference.T for size in sizes]
+        low, high = np.percentile(np.concatenate(means), (2.5, 97.5), axis=0)
     if tasks == 1:  # which says nothing of others
         low = high = np.full(steps + 1, np.nan)
     value = {

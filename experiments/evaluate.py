@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -130,7 +131,11 @@ def default_file(path: Path, options: Any, *, last: bool, compare: Sequence[str]
     if compare:
         runs = "+".join(map(_plain, compare))
         # Names of files end at 255 bytes.
-        short = runs if len(runs) <= 100 else hashlib.sha256(runs.encode()).hexdigest()[:16]
+        short = (
+            runs
+            if len(os.fsencode(runs)) <= 100
+            else hashlib.sha256(runs.encode()).hexdigest()[:16]
+        )
         parts.append(f"compare-{short}")
     return path / ("-".join(parts) + ".json")
 

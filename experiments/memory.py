@@ -103,9 +103,11 @@ def peak_bytes() -> int:
     """Largest resident set of this process so far."""
     status = Path("/proc/self/status")
     if status.exists():
-        # ru_maxrss would begin at what the parent process had.
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+        # ru_maxrss would begin at what the parent process had. Some sandboxes do not tell.
+        lines = (x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        line = next(lines, None)
+        if line is not None:
+            return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -21,11 +21,13 @@ def output(value: str | Path) -> Path:
     if is_shipped(out):
         raise InputError(f"--out {out}: shipped results stay as they are; choose another")
     absolute = out.resolve()
+    if absolute.exists() and not (absolute.is_file() or absolute.is_dir()):
+        raise InputError(f"--out {out}: is no file that can be replaced; choose another")
     own = absolute.name in (CONFIG, METRICS, BEST, OWNER) and holds_run(absolute.parent)
     inside = (p for p in (absolute, *absolute.parents) if p.name == CHECKPOINTS)
     if own or any(holds_run(p.parent) for p in inside):
         raise InputError(f"--out {out}: is a file of the run itself; choose another")
-    return out
+    return absolute if out.is_symlink() else out
 
 
 def check_writable(out: Path) -> None:

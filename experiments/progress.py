@@ -204,6 +204,7 @@ class _Bar:
 
     def update(self, iteration: int, metrics: dict[str, float]) -> None:
         rate = self.clock.rate(iteration)
+        # Draws nothing by itself: a thread does.
         self.progress.update(
             self.task,
             completed=iteration,
@@ -213,7 +214,9 @@ class _Bar:
         )
 
     def say(self, text: str) -> None:
-        self.progress.console.print(text, highlight=False, markup=False)
+        with contextlib.suppress(OSError):  # as `tell`: the terminal may have been closed
+            self.progress.console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
-        self.progress.stop()
+        with contextlib.suppress(OSError):
+            self.progress.stop()

@@ -25,7 +25,7 @@ from .shipped import ROOT, is_shipped
 from .view import show_curve
 
 # Of a configuration: what does not decide how a run is trained.
-TOLD_WHEN = ("log_every", "validate_every")
+ASIDE = ("log_every", "validate_every", "data")
 SHOWN_VERSIONS = ("metarl-policies", "torch", "mujoco", "gymnasium", "python")
 
 
@@ -61,7 +61,7 @@ def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Pa
         figures,
         [
             ("What was run", _made(runs, curves)),
-            ("After adaptation, mean and 95\u00a0% half-width", _rows(curves)),
+            ("After adaptation, mean and 95\u00a0% half-width", rows_of(curves)),
             *(
                 [("Seeds together, mean and range of the runs' means", together)]
                 if together
@@ -175,12 +175,13 @@ def _made(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[l
     return rows
 
 
-def _rows(curves: Sequence[Curve]) -> list[list[str]]:
+def rows_of(curves: Sequence[Curve]) -> list[list[str]]:
+    """Means and half-widths after each step, as text; the first row names the columns."""
     steps = max(curve.evaluation["steps"] for curve in curves)
     rows = [["run", *(count(k, "step") for k in range(steps + 1))]]
     for label, evaluation, _ in curves:
         pairs = zip(evaluation["mean"], evaluation["ci95"], strict=True)
-        cells = ["–" if m is None else f"{m:.3g} ± {h:.2g}" for m, h in pairs]
+        cells = [_with_half(*pair) for pair in pairs]
         rows.append([label, *cells, *[""] * (steps + 1 - len(cells))])
     return rows
 
@@ -193,8 +194,11 @@ def seeds_together(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) 
     """
     alike: dict[str, list[int]] = {}
     for i, (_, one) in enumerate(runs):
-        config = {k: v for k, v in one.record.config["config"].items() if k not in TOLD_WHEN}
-        alike.setdefault(json.dumps(config, sort_keys=True), []).append(i)
+        whole = one.record.config
+        config = {k: v for k, v in whole["config"].items() if k not in ASIDE}
+        measured = (curves[i].evaluation["steps"], curves[i].evaluation["tasks"])
+        key = (config, whole["from"], whole["machine"]["dtype"], measured)
+        alike.setdefault(json.dumps(key, sort_keys=True), []).append(i)
     rows: list[list[str]] = []
     for group in alike.values():
         seeds = sorted(runs[i][1].record.config["seed"] for i in group)
@@ -206,6 +210,12 @@ def seeds_together(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) 
         rows.append([f"{preset}, seeds {', '.join(map(str, seeds))}", *cells])
     head = ["runs", *(count(k, "step") for k in range(max(map(len, rows), default=1) - 1))]
     return [head, *rows] if rows else []
+
+
+def _with_half(mean: float | None, half: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.3g}" if half is None else f"{mean:.3g} ± {half:.2g}"  # none of a single task
 
 
 def _mean_and_range(values: Sequence[float | None]) -> str:

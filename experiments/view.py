@@ -20,8 +20,8 @@ def show_curve(path: Path, evaluation: dict[str, Any]) -> None:
     from .plots.curves import Curve, adaptation_curves
 
     log = evaluation["metric"] == "loss"
-    figure = adaptation_curves([Curve(path.name, evaluation)], log=log)
     try:
+        figure = adaptation_curves([Curve(path.name, evaluation)], log=log)
         (path / FOLDER).mkdir(exist_ok=True)
         view = TensorBoard(path / FOLDER, 0)
         view.write_picture(evaluation["iteration"], "adaptation", figure.light)

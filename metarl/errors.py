@@ -1,5 +1,6 @@
 """Errors whose cause lies outside the program, each with the exit code of the command line."""
 
+import functools
 from typing import Any
 
 
@@ -62,6 +63,11 @@ class NonFiniteError(MetarlError, FloatingPointError):
         self.place = place
         self.task = task
         self.batch = batch or {}
+
+    def __reduce__(self) -> Any:
+        # Exceptions are pickled by their arguments in order, of which these are none.
+        again = functools.partial(type(self), place=self.place, task=self.task, batch=self.batch)
+        return again, self.args
 
 
 class RankError(MetarlError):

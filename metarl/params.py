@@ -41,6 +41,14 @@ def split_rates(theta: Params) -> tuple[Params, Params]:
     return params, lr
 
 
+def moving(theta: Params) -> list[str]:
+    """Names of the entries that a meta-update moves.
+
+    Those that require gradients; where none does, such as in values that were loaded, all.
+    """
+    return [name for name, p in theta.items() if p.requires_grad] or list(theta)
+
+
 def from_module(
     module: nn.Module,
     *,

@@ -10,7 +10,7 @@ from torch import Tensor
 from .checks import check_positive
 from .errors import NonFiniteError
 from .objective import Objective
-from .params import Params
+from .params import Params, moving
 
 
 class StepInfo(NamedTuple):
@@ -103,10 +103,17 @@ def trust_region_step(
     loss_before, kl, gradient = objective.gradient(params)
     require_finite({"loss": loss_before, "KL": kl})
     require_finite({f"outer gradient of {name}": g for name, g in gradient.items()})
-    g = _flat(gradient, params)
+    free = set(moving(params))
+    held = {name: p.new_full((), name in free).expand_as(p) for name, p in params.items()}
+    kept = None if len(free) == len(params) else _flat(held, params)
+
+    def within(v: Tensor) -> Tensor:
+        return v if kept is None else v * kept
+
+    g = within(_flat(gradient, params))
 
     def product(v: Tensor) -> Tensor:
-        fv = _flat(objective.fisher(params, _like(v, params)), params)
+        fv = within(_flat(objective.fisher(params, _like(v, params)), params))
         require_finite({"Fisher product": fv})
         return fv + damping * v
 
@@ -124,6 +131,8 @@ def trust_region_step(
         moved = _like(start + shrink**j * full, params)
         loss, kl = objective.value(moved)
         if loss < loss_before and kl <= max_kl:
+            # No views of one vector, and as ready for gradients as those given.
+            moved = {n: p.clone().requires_grad_(params[n].requires_grad) for n, p in moved.items()}
             return moved, StepInfo(loss_start, float(loss), float(kl), True, j, norm, expected)
     return params, rejected._replace(backtracks=backtracks, expected=expected)
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,16 +16,18 @@ import pytest
 from commands import refuse, succeed, train_small
 
 from metarl.errors import InputError, RunWarning, SaveError
-from metarl.runs import read_config
+from metarl.runs import read_config, read_json
 from metarl_experiments import shipped
 from metarl_experiments.__main__ import main
 from metarl_experiments.catalog import EXPERIMENTS
 from metarl_experiments.commands.evaluate import comparison
 from metarl_experiments.comparison import check_comparable, compare
 from metarl_experiments.configs.rl import EnvConfig
+from metarl_experiments.evaluate import default_file, load
 from metarl_experiments.evaluations import FIELDS, check_evaluation
+from metarl_experiments.plots.curves import Curve, adaptation_curves
 from metarl_experiments.plots.style import COLOURS, PALETTES
-from metarl_experiments.report import report, seeds_together
+from metarl_experiments.report import report, rows_of, seeds_together
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +169,49 @@ def test_a_place_that_cannot_be_written_to_is_told_before_the_work(
     assert line.endswith("cannot be written to; name another place with --out")
 
 
-def test_compare_is_paired_and_covers() -> None:
+def test_the_file_is_there_before_anything_is_printed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_reader(_: Any) -> str:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("metarl_experiments.commands.evaluate.table", no_reader)
+    assert main(["evaluate", str(run), "--tasks=3", f"--out={tmp_path / 'e.json'}"]) == 1
+    assert read_json(tmp_path / "e.json")["tasks"] == 3
+
+
+def test_what_is_no_file_is_not_replaced(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for command in (["evaluate", str(run)], ["bench", "sinusoid"]):
+        line = refuse(capfd, 2, *command, f"--out={tmp_path / 'fifo'}")
+        assert "is no file that can be replaced" in line
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    succeed("evaluate", str(run), "--tasks=3", f"--out={tmp_path / 'link'}")
+    assert (tmp_path / "link").is_symlink()
+    assert read_json(tmp_path / "target")["tasks"] == 3
+
+
+def test_names_of_files_are_short_enough_in_bytes(run: Path) -> None:
+    options = load(run).experiment.configs().EvaluateOptions()
+    names = [
+        default_file(run, options, last=False, compare=[f"/数据/{'实验' * n}"]).name
+        for n in (5, 45)
+    ]
+    assert "实验" in names[0]
+    assert all(len(os.fsencode(name)) < 200 for name in names)
+
+
+def test_an_evaluation_without_numbers_is_drawn() -> None:
+    nothing: Any = {"metric": "loss", "mean": [None, None], "ci95": [None, None], "tasks": 1}
+    adaptation_curves([Curve("one", nothing)], log=True)
+    single: Any = {"steps": 1, "mean": [1.0, None], "ci95": [None, None]}
+    assert rows_of([Curve("one", single)])[1] == ["one", "1", "–"]
+
+
+def test_compare_is_paired_and_covers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks differ by far more than methods: only a paired interval sees the difference."""
     rng = np.random.default_rng(0)
     tasks = rng.normal(0, 10, 200)
@@ -181,6 +226,10 @@ def test_compare_is_paired_and_covers() -> None:
     assert found["mean"][0] == pytest.approx(effect.mean())
     assert found["low"][0] == pytest.approx(effect.mean() - half, abs=0.2 * half)
     assert found["high"][0] == pytest.approx(effect.mean() + half, abs=0.2 * half)
+    monkeypatch.setattr("metarl_experiments.comparison.BLOCK", 300)  # a resample at a time
+    again = compare(evaluation(tasks + effect), evaluation(tasks))
+    assert again["low"] + again["high"] == pytest.approx(found["low"] + found["high"], rel=1e-12)
+    monkeypatch.undo()
     shuffled = compare(evaluation(tasks + effect), evaluation(rng.permutation(tasks)))
     assert shuffled["high"][0] - shuffled["low"][0] > 5 * (found["high"][0] - found["low"][0])
 
@@ -465,14 +514,18 @@ def test_report_of_several_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_runs_alike_but_for_their_seed_stand_together(tmp_path: Path) -> None:
     def run(seed: int, mean: list[float | None], **config: Any) -> tuple[Any, Any]:
-        record = SimpleNamespace(config={"preset": "paper", "seed": seed, "config": config})
-        curve = SimpleNamespace(evaluation={"mean": mean})
+        made = {"from": config.pop("start", None), "machine": {"dtype": "float32"}}
+        made |= {"preset": "paper", "seed": seed, "config": config}
+        record = SimpleNamespace(config=made)
+        curve = SimpleNamespace(evaluation={"mean": mean, "steps": len(mean) - 1, "tasks": 9})
         return (f"run{seed}", SimpleNamespace(record=record)), curve
 
     three = [
         run(2, [1.0, 5.0], lr=1, log_every=9),
-        run(0, [3.0, 6.0], lr=1),
+        run(0, [3.0, 6.0], lr=1, data="there"),
         run(1, [2.0, 10.0], lr=1),
+        run(3, [2.0, 10.0], lr=1, start="runs/other"),
+        run(4, [2.0, 10.0, 11.0], lr=1),
     ]
     others = [run(0, [4.0, 4.0], lr=2), run(5, [7.0, None], lr=3), run(6, [8.0, 1.0], lr=3)]
     twice = [run(0, [1.0, 1.0], lr=4), run(0, [2.0, 2.0], lr=4)]

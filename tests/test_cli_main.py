@@ -217,6 +217,27 @@ def test_a_line_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(piece.endswith("\n") for piece in pieces)
 
 
+def test_a_pipe_that_breaks_elsewhere_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    def talk() -> int:
+        raise BrokenPipeError(32, "a simulator of one's own has gone")
+
+    assert guarded("train", talk) == 1
+    assert "a simulator of one's own has gone" in capfd.readouterr().err
+
+
+def test_a_terminal_that_has_gone_changes_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    def stop() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert guarded("train", stop) == 130
+    assert main(["trian"]) == 2
+
+
 def test_a_view_that_cannot_be_written_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     """TensorBoard writes in a thread of its own, which a full disk ends."""
 

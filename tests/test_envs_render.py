@@ -71,3 +71,11 @@ def test_a_backend_that_loads_and_cannot_draw_is_named(monkeypatch: pytest.Monke
     with pytest.raises(RuntimeError, match=r"install EGL, or OSMesa .*: "):
         env.render()
     env.close()
+
+
+def test_closing_one_leaves_the_pictures_of_another() -> None:
+    one, first = drawn("metarl/HalfCheetahVelocity-v0")
+    other, _ = drawn("metarl/HalfCheetahVelocity-v0")
+    other.close()
+    assert np.array_equal(one.render(), first)
+    one.close()

@@ -179,3 +179,9 @@ def test_impossible_episodes(change: dict[str, int], message: str) -> None:
     counts = {"classes": 100, "images": 20, "tasks": 1, "ways": 5, "shots": 1, "queries": 1}
     with pytest.raises(InputError, match=message):
         draw_episodes(stream(0, "e", 0), rotate=True, **{**counts, **change})
+
+
+def test_a_mask_chooses_the_classes_where_it_is_true() -> None:
+    data = tagged(classes=5)
+    mask = np.array([False, False, False, True, True])
+    assert data.subset(mask).names == data.subset([3, 4]).names == data.names[3:]

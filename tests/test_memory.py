@@ -173,5 +173,10 @@ def test_training_says_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert sum("warning: memory at its peak was" in line for line in reporter.said) == 1
 
 
+def test_a_system_that_does_not_tell_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "VmSize: 9 kB\nVmRSS: 7 kB\n")
+    assert peak_bytes() > 1e7
+
+
 if __name__ == "__main__":
     print(told(sys.argv[1]))

@@ -78,3 +78,21 @@ def test_waiting_is_told_on_a_terminal_alone(
     with waiting("evaluating runs/x"):
         pass
     assert ("evaluating runs/x" in stream.getvalue()) is terminal
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_terminal_that_was_closed_ends_no_training() -> None:
+    class Closing(Terminal):
+        closing = False
+
+        def write(self, text: str) -> int:
+            if self.closing:
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+    out = Closing()
+    tells = reporter("toy", SHOWN, start=0, end=10, stream=out)
+    out.closing = True
+    tells.update(1, {"loss_after": 1.0})
+    tells.say("validation at 1")
+    tells.close()

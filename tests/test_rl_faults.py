@@ -1,6 +1,7 @@
 """Non-finite numbers in a meta-iteration of policies: named, and theta as it was."""
 
 import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -170,3 +171,10 @@ def test_late_epoch_of_promp_puts_theta_and_moments_back(
     assert len(after) == len(moments) == earlier * len(before)
     for i, own in moments.items():
         assert all(torch.equal(after[i][name], x) for name, x in own.items())
+
+
+def test_errors_survive_pickling() -> None:
+    error = NonFiniteError("x is not finite", place="x", task=3, batch={"x": np.ones(2)})
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.place, again.task) == ("x is not finite", "x", 3)
+    assert again.batch["x"].tolist() == [1.0, 1.0]

@@ -551,3 +551,13 @@ def test_theta_of_another_module(changed: dict[str, Any], said: str) -> None:
     theta = {name: p for name, p in theta.items() if p is not None}
     with pytest.raises(InputError, match=said):
         MetaPolicy(theta, module, metarl.InnerLoop(0.1))
+
+
+def test_a_meta_policy_keeps_what_it_was_given() -> None:
+    policy = metarl.rl.policies.GaussianMLP(2, 1, hidden=(4,))
+    theta, _ = metarl.from_module(policy)
+    best = MetaPolicy(theta, policy, metarl.InnerLoop(0.1))
+    with torch.no_grad():
+        theta["log_std"].add_(1.0)
+    assert torch.equal(best.theta["log_std"], best.module.state_dict()["log_std"])
+    assert float(best.theta["log_std"]) == 0

@@ -196,3 +196,10 @@ def test_hessian_of_categorical_kl_is_the_enumerated_fisher_matrix() -> None:
     probability = log_probs(flat).exp()
     fisher = torch.einsum("na,nap,naq->pq", probability, score, score) / len(observations)
     assert (jacrev(jacrev(mean_kl))(flat) - fisher).norm() / fisher.norm() < 1e-10
+
+
+def test_what_has_no_probability_is_not_drawn() -> None:
+    logits = torch.randn(20_000, 6, generator=torch.Generator().manual_seed(0))
+    logits[:, 4:] = -1e9
+    drawn = sample(Categorical(logits), torch.full((20_000,), 1 - 2.0**-24))
+    assert int(drawn.max()) == 3

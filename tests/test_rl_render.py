@@ -19,6 +19,7 @@ from walkers import Walker
 from metarl.errors import InputError
 from metarl.rl.distributions import Categorical, Distribution, Gaussian, sample
 from metarl.rl.noise import draw_noise
+from metarl_experiments.cells import gauge_range, words
 from metarl_experiments.commands import render
 from metarl_experiments.episodes import learner_of, play
 from metarl_experiments.evaluate import load
@@ -179,3 +180,22 @@ def test_noise_is_of_the_kind_that_the_distribution_takes(dtype: Any) -> None:
     actions = sample(spread, torch.from_numpy(uniform))
     assert actions.shape == (500, 3)
     assert actions.unique().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ({"velocity": 1.5}, "goal 1.50"),
+        ({"velocity": np.array([1.0, 0.5])}, "goal 1.00, 0.50"),
+        ({"direction": 1}, "forwards"),
+        ({"direction": -1.0}, "backwards"),
+        ({"direction": 0.7}, "direction 0.70"),
+        ({"direction": np.array([0.6, 0.8])}, "direction 0.60, 0.80"),
+        ({"direction": "left"}, "direction left"),
+    ],
+)
+def test_tasks_of_ones_own_are_told_in_words(task: Any, told: str) -> None:
+    assert words(task) == told
+    low, high = gauge_range([], task)
+    assert low <= -0.05
+    assert (high > 1.5) == (told == "goal 1.50")

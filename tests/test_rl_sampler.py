@@ -19,6 +19,7 @@ from metarl.nets import MLP
 from metarl.params import Params, expand_params, from_module
 from metarl.rl.actions import action_map
 from metarl.rl.distributions import Gaussian, log_prob, sample
+from metarl.rl.mapped import map_policy
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.rollout import Rollout, episode_returns, mean_return
 from metarl.rl.sampler import Sampler
@@ -553,6 +554,12 @@ def test_action_map_is_affine_and_clips() -> None:
     assert found.dtype == np.float32
 
 
+def test_bounds_as_wide_as_their_type_scale_nothing() -> None:
+    wide = float(np.finfo(np.float32).max)
+    to_env = action_map(gymnasium.spaces.Box(-wide, wide, (2,), np.float32))
+    assert to_env(np.array([[0.0, 0.5]], np.float32)).tolist() == [[0.0, 0.5]]
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8])
 def test_action_map_refuses_a_box_of_integers(dtype: Any) -> None:
     """Affine maps of whole numbers would cut actions to the middle and the ends."""
@@ -592,6 +599,30 @@ def test_a_hung_worker_is_an_error_in_time() -> None:
     assert caught.value.exit_code == 6  # 1 would print a traceback
     assert time.perf_counter() - start < 10
     assert not any(process.is_alive() for process in envs.processes)
+
+
+@forks
+def test_a_dead_worker_is_an_error() -> None:
+    envs = _async_walkers(2)
+    sampler = Sampler(envs, episodes=2, horizon=HORIZON)
+    sampler.set_tasks([{"slope": 0.0}])
+    policy = _policy()
+    params = {name: p[:1] for name, p in _params(policy).items()}
+    envs.processes[1].kill()  # as the kernel does where memory runs out
+    envs.processes[1].join()
+    with pytest.raises(WorkerError, match=r"worker 1 died while [a-z ]+: look for a crash"):
+        sampler.collect(policy, params, seed=SEED)
+    assert not any(process.is_alive() for process in envs.processes)
+
+
+def test_policies_with_tied_layers_act() -> None:
+    policy = GaussianMLP(1, 1, hidden=(4, 4, 4), generator=torch.Generator().manual_seed(0))
+    policy.mean.layers[2].weight = policy.mean.layers[1].weight
+    params, apply = from_module(policy)
+    mapped = map_policy(policy, expand_params(params, 2))
+    seen = torch.ones(2, 3, 1)
+    found = mapped(expand_params(params, 2), seen)
+    assert torch.allclose(found.mean[0], apply(params, seen[0]).mean)
 
 
 def _native(name: str, n: int, **kwargs: Any) -> Any:

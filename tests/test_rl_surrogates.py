@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -166,3 +167,14 @@ def test_score_and_leave_one_out() -> None:
     returns = torch.tensor([1.0, 2.0, 6.0])
     assert torch.allclose(surrogates.leave_one_out(returns), torch.tensor([-3.0, -1.5, 4.5]))
     assert torch.equal(surrogates.leave_one_out(torch.tensor([5.0])), torch.tensor([5.0]))
+
+
+def test_steps_that_were_never_drawn_have_no_infinite_ratio() -> None:
+    mask, weights = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 3.0]])
+    old = torch.tensor([[0.0, -1000.0]])
+    for surrogate in (surrogates.ratio, partial(surrogates.clipped_ratio, clip=0.3)):
+        new = torch.zeros(1, 2, requires_grad=True)
+        value = surrogate(new, old, weights, mask)
+        assert value == 2
+        (gradient,) = torch.autograd.grad(value, new)
+        assert gradient.tolist() == [[2.0, 0.0]]

@@ -295,3 +295,20 @@ def test_every_update_closes_part_of_the_gap(
 def test_promp_refuses_a_correction_that_its_loss_has_not() -> None:
     with pytest.raises(InputError, match="is not in ProMP's clipped surrogate: use trpo_update"):
         trained("promp", iterations=1, correction="emaml")
+
+
+@pytest.mark.parametrize("update", ["adam", "promp"])
+def test_frozen_entries_stay(update: str) -> None:
+    p = problem(steps=1)
+    theta = {n: x.detach().clone() for n, x in p.theta.items()}
+    first, *others = theta
+    for name in others:
+        theta[name].requires_grad_()
+    before = {n: x.detach().clone() for n, x in theta.items()}
+    optimizer = torch.optim.Adam(theta.values(), lr=0.01)
+    if update == "adam":
+        adam_update(p.objectives, theta, p.data, optimizer)
+    else:
+        promp_update(p.objectives, theta, p.data, optimizer, penalty=0.1)
+    assert torch.equal(theta[first], before[first])
+    assert not any(torch.equal(theta[n], before[n]) for n in others)

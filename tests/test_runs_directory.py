@@ -1,6 +1,7 @@
 """What a run keeps, how it goes on, and what of it is shipped."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -183,3 +184,28 @@ def test_a_best_value_may_be_negative(tmp_path: Path) -> None:
         "value": -61.5,
     }
     assert read_best(tmp_path / "run") == Best(25, "validation/return", -61.5)
+
+
+def test_files_of_others_are_left(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-work").mkdir()
+    (tmp_path / ".tmp-work" / "data").touch()
+    mine = [".tmp-work", ".tmp-notes", f".tmp-{os.getppid()}-video.mp4"]
+    for name in (*mine[1:], f".tmp-{os.getpid()}-config.json", ".tmp-4194305-best.json"):
+        (tmp_path / name).touch()
+    with open_run(tmp_path, CONFIG):
+        pass
+    left = [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".tmp")]
+    assert sorted(left) == sorted(mine)
+
+
+def test_checkpoints_that_may_not_be_read_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run", 1)
+
+    def refused(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(InputError, match="checkpoints cannot be read: Permission denied"):
+        read_snapshot(tmp_path / "run")

@@ -175,7 +175,7 @@ def test_the_kills_see_a_missing_protection(
     run = tmp_path / "run"
     last = kill_at(point, 13, run, mutant)  # the mutation dies with the child
     if mutant is leave_temporaries:
-        monkeypatch.setattr(files, "remove_temporaries", lambda path: None)
+        monkeypatch.setattr(files, "remove_temporaries", lambda path, shared: None)
     with pytest.raises((AssertionError, UserWarning), match=seen):
         assert_recovers(run, last)
 

@@ -171,3 +171,16 @@ def test_conjugate_gradient() -> None:
     assert torch.equal(x, torch.zeros(3, dtype=F64))
     aliased(lambda p: A @ p, b, steps=3)
     assert not torch.equal(b, kept)
+
+
+def test_what_requires_no_gradient_stays() -> None:
+    theta = zero()
+    theta["a"].requires_grad_()  # b is frozen
+    coupled = bowl(fisher=lambda theta, v: {n: x + 0.1 * v["a"].sum() for n, x in v.items()})
+    with torch.no_grad():
+        moved, info = trust_region_step(coupled, theta, max_kl=0.01)
+    assert info.accepted
+    assert torch.equal(moved["b"], theta["b"])
+    assert not torch.equal(moved["a"], theta["a"])
+    assert {n: p.requires_grad for n, p in moved.items()} == {"a": True, "b": False}
+    assert moved["a"].untyped_storage().nbytes() == 8 * moved["a"].numel()  # no view of all

@@ -6,7 +6,6 @@ import pkgutil
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from metarl.errors import InputError
@@ -16,6 +15,7 @@ from .. import bench
 from ..configs.bounds import Range
 from ..graphics import backend_refusals
 from ..options import parse, positionals
+from ..outputs import output
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
     for name in asked:
         if name not in names():
             raise InputError(f"NAME: there is no bench {name!r}, only {', '.join(names())}")
-    out = Path(command.out) if command.out else None
+    out = output(command.out) if command.out else None
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out {out}: needs a file name in a directory that exists")
     machine = {"cores": os.cpu_count(), "platform": platform.platform()}

@@ -69,17 +69,18 @@ def run(argv: Sequence[str]) -> int:
     for other in others:
         check_comparable(loaded, other, command.protocol)
     result = evaluate(loaded, command.protocol)
-    print(table(result))
-    if others:
-        differences = [compare(result, evaluate(other, command.protocol)) for other in others]
+    differences = [compare(result, evaluate(other, command.protocol)) for other in others]
+    if differences:
         result["variants"]["compare"] = differences
-        for difference in differences:
-            print(comparison(result, difference))
-    if out is not None:
+    if out is not None:  # before anything is printed, which may find no reader
         write_json(out, result)
-        print(f"wrote {out}")
         if out == path / EVALUATION:
             show_curve(path, result)
+    print(table(result))
+    for difference in differences:
+        print(comparison(result, difference))
+    if out is not None:
+        print(f"wrote {out}")
     return 0
 
 

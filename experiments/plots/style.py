@@ -229,6 +229,8 @@ def plain_number(value: float) -> str:
 
 def log_scale(axes: Axes) -> None:
     """Logarithmic vertical axis with plain numbers on it, for what is drawn already."""
+    if not math.isfinite(axes.dataLim.minposy):  # nothing is drawn that has a logarithm
+        return
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     # Over many decades only powers of ten find room, and with others there would be no number.

@@ -16,6 +16,7 @@ class ImageClasses(NamedTuple):
     names: tuple[str, ...]  # of the classes
 
     def subset(self, index: Sequence[int] | np.ndarray) -> "ImageClasses":
-        """The classes of ``index``, in its order."""
-        chosen = np.asarray(index, dtype=np.int64)
+        """The classes of ``index``, in its order, or those where a mask is true."""
+        asked = np.asarray(index)
+        chosen = np.flatnonzero(asked) if asked.dtype == bool else asked.astype(np.int64)
         return ImageClasses(self.images[chosen], tuple(self.names[i] for i in chosen))

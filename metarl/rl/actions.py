@@ -33,7 +33,8 @@ def action_map(space: Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
             "the environment"
         )
     low, high = space.low, space.high
-    bounded = np.isfinite(low) & np.isfinite(high)
+    with np.errstate(over="ignore"):
+        bounded = np.isfinite(high - low)  # bounds as wide as the type are none
     scale, centre = np.ones_like(low), np.zeros_like(low)
     scale[bounded] = (high[bounded] - low[bounded]) / 2
     centre[bounded] = (high[bounded] + low[bounded]) / 2

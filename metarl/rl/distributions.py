@@ -131,5 +131,7 @@ def sample(distribution: Distribution, noise: Tensor) -> Tensor:
     if isinstance(distribution, Gaussian):
         return torch.addcmul(distribution.mean, distribution.log_std.exp(), noise)
     cumulative = torch.softmax(distribution.logits, -1).cumsum(-1)
-    # The last entry may round to less than 1, so it is left out: it never decides.
-    return (noise.unsqueeze(-1) >= cumulative[..., :-1]).sum(-1)
+    # The last entry may round to other than 1: it is what the noise goes up to, so that none is
+    # drawn of probability 0, and decides nothing itself.
+    threshold = noise.unsqueeze(-1) * cumulative[..., -1:]
+    return (threshold >= cumulative[..., :-1]).sum(-1)

@@ -23,7 +23,8 @@ def map_policy(policy: nn.Module, params: Params) -> Mapped:
     """
     fits = _defines(policy, "map_tasks", rather_than="forward") and not _hooked(policy)
     fits = fits and getattr(policy, "as_built", True)
-    if fits and params.keys() == {name for name, _ in policy.named_parameters()}:
+    named = policy.named_parameters(remove_duplicate=False)  # it reads tied ones by each name
+    if fits and params.keys() == {name for name, _ in named}:
         mapped: Mapped = policy.map_tasks  # type: ignore[assignment]
         return mapped
     like = next(iter(params.values()))

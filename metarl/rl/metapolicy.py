@@ -61,6 +61,9 @@ class MetaPolicy:
     env_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Its own: a trainer goes on moving what it gave.
+        theta = {name: p.detach().clone() for name, p in self.theta.items()}
+        object.__setattr__(self, "theta", theta)
         # Most have trained theta outside of the module, which still holds what it began with.
         module = _with_weights(self.module, split_rates(self.theta)[0])
         object.__setattr__(self, "module", module)

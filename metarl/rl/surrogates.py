@@ -116,12 +116,18 @@ def leave_one_out(returns: Tensor) -> Tensor:
     return returns - (returns.sum() - returns) / others
 
 
+def _ratio(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
+    # Masked before it can overflow: an infinite ratio times 0 is none. What stands behind an
+    # episode's end was never drawn, and may be as unlikely as can be.
+    return torch.exp(torch.where(mask > 0, log_probs - old_log_probs, 0.0))
+
+
 def ratio(log_probs: Tensor, old_log_probs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
     """``mean_t ratio_t w_t`` with ``ratio = exp(l - l_old)``: TRPO's surrogate advantage.
 
     Its gradient at the old policy is the policy gradient (Schulman et al. 2015, equation 14).
     """
-    return reduce(torch.exp(log_probs - old_log_probs) * weights, mask)
+    return reduce(_ratio(log_probs, old_log_probs, mask) * weights, mask)
 
 
 def clipped_ratio(
@@ -132,6 +138,6 @@ def clipped_ratio(
     A pessimistic bound without incentive to move a ratio out of the interval (Schulman et al. 2017,
     equation 7; ProMP's outer objective).
     """
-    r = torch.exp(log_probs - old_log_probs)
+    r = _ratio(log_probs, old_log_probs, mask)
     bounded = torch.minimum(r * weights, r.clamp(1 - clip, 1 + clip) * weights)
     return reduce(bounded, mask)

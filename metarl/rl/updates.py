@@ -10,7 +10,7 @@ from metarl.checks import check_counts
 from metarl.errors import InputError, NonFiniteError
 from metarl.mapping import resolve_mapping
 from metarl.objective import Objective, mean_over_tasks
-from metarl.params import Params
+from metarl.params import Params, moving
 from metarl.reduction import InOrder, Reduce
 from metarl.rl.batches import MetaBatch, subsample
 from metarl.rl.clock import Clock
@@ -203,8 +203,8 @@ def _descend(
     """One optimiser step; loss and KL before it."""
     loss, kl, gradient = objective.gradient(theta)
     require_usable(loss, kl, gradient)
-    for name, g in gradient.items():
-        theta[name].grad = g
+    for name in moving(theta):
+        theta[name].grad = gradient[name]
     optimizer.step()
     return loss, kl
 

@@ -29,19 +29,34 @@ def apart(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
 
 @contextmanager
 def receiving(env: AsyncVectorEnv, timeout: float, doing: str) -> Iterator[None]:
-    """Turn a silent worker into an error, and end the workers, which can no longer be trusted."""
+    """Turn a silent or dead worker into an error, and end the others, which wait for nobody."""
     try:
         yield
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        for process in env.processes:
+            process.join(0.1)
+        dead = [i for i, process in enumerate(env.processes) if not process.is_alive()]
+        if not dead:
+            raise  # the environment's own
+        _end(env)
+        raise WorkerError(
+            f"environment worker {dead[0]} died while {doing}: look for a crash in the environment,"
+            " or memory that ran out"
+        ) from None
     except multiprocessing.TimeoutError:
         silent = [i for i, pipe in enumerate(env.parent_pipes) if not pipe.poll()]
-        for process in env.processes:
-            process.kill()
-        env.close(terminate=True)
+        _end(env)
         raise WorkerError(
             f"environment worker {silent[0] if silent else '?'} gave no answer within {timeout:g} s"
             f" while {doing}: the workers were ended; look for a hang in the environment or raise"
             " the time limit"
         ) from None
+
+
+def _end(env: AsyncVectorEnv) -> None:
+    for process in env.processes:
+        process.kill()
+    env.close(terminate=True)
 
 
 def limited(call: Callable[[], None], timeout: float) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -164,10 +165,30 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def remove_temporaries(directory: Path) -> None:
-    """Remove what a killed writer left unfinished in `directory`."""
+def _left_by_dead(name: str) -> bool:
+    """Whether `replace` named a file so, in a process that has ended."""
+    found = re.match(rf"{re.escape(TEMPORARY)}(\d+)-", name)
+    if found is None:
+        return False
+    pid = int(found[1])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OverflowError, PermissionError):
+        return False
+    return pid == os.getpid()  # an earlier process of that number
+
+
+def remove_temporaries(directory: Path, *, shared: bool) -> None:
+    """Remove what killed writers left unfinished in `directory`.
+
+    Args:
+        directory: where to look.
+        shared: whether there may be other files than a run's, and other writers, which are left.
+    """
     for entry in list(os.scandir(directory)):
-        if entry.name.startswith(TEMPORARY):
+        if entry.name.startswith(TEMPORARY) and not (shared and not _left_by_dead(entry.name)):
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from metarl.errors import InputError
 from metarl.runs.metrics import METRICS
 
 CONFIG = "config.json"
@@ -16,10 +17,16 @@ def holds_run(path: Path) -> bool:
 
 
 def checkpoints(path: Path) -> list[tuple[int, Path]]:
-    """Iteration and directory of each of a run's checkpoints, newest first, verified or not."""
+    """Iteration and directory of each of a run's checkpoints, newest first, verified or not.
+
+    Raises:
+        InputError: their folder may not be read.
+    """
     try:
         entries = list((path / CHECKPOINTS).iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise InputError(f"{path / CHECKPOINTS} cannot be read: {error.strerror}") from error
     found = [(int(e.name), e) for e in entries if e.name.isascii() and e.name.isdigit()]
     return sorted(found, reverse=True)

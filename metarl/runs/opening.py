@@ -67,8 +67,8 @@ def open_run(
         fault_point("open:locked")
         with files.saving(path, len(data)):
             (path / CHECKPOINTS).mkdir(exist_ok=True)
-            files.remove_temporaries(path)
-            files.remove_temporaries(path / CHECKPOINTS)
+            files.remove_temporaries(path, shared=True)
+            files.remove_temporaries(path / CHECKPOINTS, shared=False)
             if not resume:
                 files.replace(path / CONFIG, data)
         run = Run(path, descriptor, read_config(path), fresh=not resume, tensorboard=tensorboard)
