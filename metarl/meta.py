@@ -15,6 +15,7 @@ from .kept import kept
 from .mapping import resolve_mapping
 from .objective import mean_gradient, values
 from .params import Params, split_rates
+from .rates import check_fixed
 from .reduction import InOrder, Reduce, run_mean
 from .trees import leaves
 
@@ -159,11 +160,7 @@ def _problem(
             f"for each of the {len(supports)} inner steps; a single batch that is a list must be "
             "built like the supports, or be a tuple"
         )
-    if isinstance(inner.lr, dict) and _wants_gradients(inner.lr):
-        raise InputError(
-            "InnerLoop.lr holds tensors that require gradients, which a meta-gradient would not "
-            "give them: merge learned step sizes into params (learned_rates), or detach these"
-        )
+    check_fixed(inner.lr)
     if torch.is_grad_enabled() and _wants_gradients((supports, queries)):
         raise InputError(
             "a batch holds tensors that require gradients, which a meta-gradient would not give "
@@ -200,6 +197,7 @@ def reptile_loss(
         raise InputError(
             "reptile_loss gives learned step sizes no gradient: give InnerLoop.lr a fixed one"
         )
+    check_fixed(inner.lr)
     with torch.no_grad():
         inner = dataclasses.replace(inner, first_order=True)
         end = adapt_tasks(inner_loss, params, supports, inner, mapping=mapping)

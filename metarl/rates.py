@@ -100,6 +100,19 @@ def signal_rates(signal: Params, power: Params, lr: float) -> Params:
     }
 
 
+def check_fixed(lr: float | Params) -> None:
+    """Refuse step sizes of `InnerLoop` that are to be learned: only those in theta are.
+
+    Raises:
+        InputError: one requires gradients.
+    """
+    if isinstance(lr, dict) and any(isinstance(x, Tensor) and x.requires_grad for x in lr.values()):
+        raise InputError(
+            "InnerLoop.lr holds tensors that require gradients, which a meta-gradient would not "
+            "give them: merge learned step sizes into params (learned_rates), or detach these"
+        )
+
+
 def resolve_rates(
     lr: float | Params, learned: Params, params: Params, names: list[str]
 ) -> dict[str, Tensor | float]:

@@ -133,6 +133,12 @@ WRONG: dict[str, Callable[[], Any]] = {
     "a batch holds a Hidden": lambda: meta(query=(S.query[0], Hidden(S.query[1]))),
     "a batch holds a Whole": lambda: meta(query=(S.query[0], Whole(S.query[1]))),
     "a batch holds a UserDict": lambda: meta(query=(S.query[0], UserDict(y=S.query[1]))),
+    "^InnerLoop.lr holds tensors that require gradients": lambda: reptile_loss(
+        S.loss,
+        S.params,
+        S.supports,
+        InnerLoop({n: torch.ones((), requires_grad=True) for n in S.params}),
+    ),
     "gives learned step sizes no gradient": lambda: reptile_loss(
         S.loss, S.params | learned_rates(S.params, 0.1, per="tensor"), S.supports, InnerLoop()
     ),

@@ -358,6 +358,14 @@ def test_score_weights_are_in_the_units_of_the_query() -> None:
     assert not score_weights(returns * 1000, torch.tensor([1e-6, 2e-6, 5e-6]) * 1000).any()
 
 
+def test_score_weights_do_not_depend_on_the_size_of_rewards() -> None:
+    returns = torch.tensor([1.0, 2.0, 4.0])
+    for size in (1.0, 1e-6):
+        found = score_weights(returns * size, torch.full((3,), size))
+        assert found.tolist() == pytest.approx([-2.0, -0.5, 2.5])
+    assert not score_weights(torch.zeros(3), torch.zeros(3)).any()
+
+
 # Cosine of the full trust-region direction with that of a tenth of the time steps, five draws.
 RECORDED = [0.726, 0.723, 0.773, 0.637, 0.656]
 GRADIENT = 0.305  # of the plain gradient with the full step

@@ -75,6 +75,9 @@ WRONG: dict[str, Callable[[], Any]] = {
     "sampling_correction is 'e-maml': choose one of off, emaml": lambda: objectives(
         sampling_correction="e-maml"
     ),
+    "InnerLoop.lr holds tensors that require gradients": lambda: policy_objectives(
+        no_policy, InnerLoop({"w": torch.ones((), requires_grad=True)})
+    ),
     "epochs is 0: it must be at least 1": lambda: promp(0),
     "min_std is 0.0: it must be above 0": lambda: GaussianMLP(2, 2, min_std=0.0),
     "init_std is -1: it must be above 0": lambda: GaussianMLP(2, 2, init_std=-1),

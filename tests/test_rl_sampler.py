@@ -615,6 +615,15 @@ def test_a_dead_worker_is_an_error() -> None:
     assert not any(process.is_alive() for process in envs.processes)
 
 
+def test_autocast_which_threads_do_not_see_is_refused() -> None:
+    sampler = Sampler(_walkers(4), episodes=2, horizon=HORIZON)
+    sampler.set_tasks([{"slope": 0.0}, {"slope": 1.0}])
+    policy = _policy()
+    params = {name: p[:2] for name, p in _params(policy).items()}
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(InputError, match="do not see torch"):
+        sampler.collect(policy, params, seed=SEED)
+
+
 def test_policies_with_tied_layers_act() -> None:
     policy = GaussianMLP(1, 1, hidden=(4, 4, 4), generator=torch.Generator().manual_seed(0))
     policy.mean.layers[2].weight = policy.mean.layers[1].weight

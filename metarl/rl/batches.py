@@ -67,7 +67,7 @@ def score_weights(returns: Tensor, unit: Tensor) -> Tensor:
         returns: mean undiscounted return of each task's query ``(task,)``.
         unit: what the query's weights were divided by ``(task,)``.
     """
-    known = unit > _SMALLEST_UNIT * returns.abs().clamp(min=1)
+    known = unit > _SMALLEST_UNIT * returns.abs().max()
     return torch.where(known, leave_one_out(returns) / torch.where(known, unit, 1.0), 0.0)
 
 

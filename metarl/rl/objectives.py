@@ -11,6 +11,7 @@ from metarl.errors import InputError
 from metarl.gauss_newton import GaussNewton
 from metarl.inner import InnerLoop, Loss, adapt, adapt_path_one
 from metarl.params import Params
+from metarl.rates import check_fixed
 from metarl.rl import surrogates
 from metarl.rl.batches import Batch, MetaBatch
 from metarl.rl.distributions import Distribution, broadcast, kl, linear_log_prob, log_prob
@@ -87,11 +88,13 @@ def policy_objectives(
 
     Raises:
         InputError: no such surrogate or correction, ``emaml`` with another surrogate than
-            ``loglik``, or a bound that is not above 0.
+            ``loglik``, a bound that is not above 0, or step sizes in ``inner`` that require
+            gradients.
     """
     if not callable(inner_surrogate):
         check_choice("inner_surrogate", inner_surrogate, get_args(surrogates.InnerSurrogate))
     check_positive("clip", clip)
+    check_fixed(inner.lr)
     check_choice("sampling_correction", sampling_correction, get_args(SamplingCorrection))
     if sampling_correction == "emaml" and inner_surrogate != "loglik":
         raise InputError(

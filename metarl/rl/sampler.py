@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metarl.checks import check_counts
 from metarl.errors import InputError, first_line
+from metarl.mapping import autocast_active
 from metarl.params import Params
 from metarl.rl import vector
 from metarl.rl.actions import action_map, check_actions
@@ -136,12 +137,17 @@ class Sampler:
             seed: keys all noise, of actions and of starting states.
 
         Raises:
-            InputError: parameters of another number of tasks than `set_tasks` was given, or a
-                policy that does not fit the environment's spaces.
+            InputError: parameters of another number of tasks than `set_tasks` was given, a
+                policy that does not fit the environment's spaces, or ``torch.autocast``.
             NonFiniteError: parameters, an observation, an action or a reward is not finite, or too
                 many episodes are invalid.
             WorkerError: a worker process does not answer.
         """
+        if autocast_active():
+            raise InputError(
+                "the sampler acts on threads of its own, which do not see torch.autocast: call "
+                "collect outside of it"
+            )
         # Idle OpenMP threads spin after each operation and would take the physics' cores.
         with one_intra_op_thread():
             return self._collect(policy, {n: p.detach() for n, p in params.items()}, seed)
