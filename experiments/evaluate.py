@@ -131,11 +131,8 @@ def default_file(path: Path, options: Any, *, last: bool, compare: Sequence[str]
     if compare:
         runs = "+".join(map(_plain, compare))
         # Names of files end at 255 bytes.
-        short = (
-            runs
-            if len(os.fsencode(runs)) <= 100
-            else hashlib.sha256(runs.encode()).hexdigest()[:16]
-        )
+        fits = len(os.fsencode(runs)) <= 100
+        short = runs if fits else hashlib.sha256(runs.encode()).hexdigest()[:16]
         parts.append(f"compare-{short}")
     return path / ("-".join(parts) + ".json")
 

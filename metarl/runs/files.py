@@ -188,7 +188,7 @@ def remove_temporaries(directory: Path, *, shared: bool) -> None:
         shared: whether there may be other files than a run's, and other writers, which are left.
     """
     for entry in list(os.scandir(directory)):
-        if entry.name.startswith(TEMPORARY) and not (shared and not _left_by_dead(entry.name)):
+        if entry.name.startswith(TEMPORARY) and (not shared or _left_by_dead(entry.name)):
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:
