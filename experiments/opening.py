@@ -67,13 +67,13 @@ def start_from(path: str, state: State, ranks: Ranks) -> bool:
     Raises:
         InputError: there is no such checkpoint, or it is of another model.
     """
-    model, rates = split_rates(state.params)
+    model, _ = split_rates(state.params)
 
     def put(saved: Snapshot | None) -> bool:
         assert saved is not None
         own = {n: p.detach().cpu().numpy() for n, p in state.params.items() if n not in model}
         put_params(state.params, {**own, **saved.params})
-        return bool(rates) and not own.keys().isdisjoint(saved.params)
+        return not own.keys().isdisjoint(saved.params)
 
     try:
         first = ranks.together(lambda: load_checkpoint(path) if ranks.rank == 0 else None)

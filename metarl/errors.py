@@ -77,7 +77,7 @@ class RankError(MetarlError):
 
 
 class WorkerError(MetarlError):
-    """A worker process of an environment fell silent."""
+    """A worker process of an environment fell silent or died."""
 
     exit_code = 6
 

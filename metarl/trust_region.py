@@ -104,7 +104,7 @@ def trust_region_step(
     require_finite({"loss": loss_before, "KL": kl})
     require_finite({f"outer gradient of {name}": g for name, g in gradient.items()})
     free = set(moving(params))
-    held = {name: p.new_full((), name in free).expand_as(p) for name, p in params.items()}
+    held = {name: torch.full_like(p, float(name in free)) for name, p in params.items()}
     kept = None if len(free) == len(params) else _flat(held, params)
 
     def within(v: Tensor) -> Tensor:
