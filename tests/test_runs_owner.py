@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,6 +73,37 @@ def test_exactly_one_of_two_wins_and_its_stale_lock_recovers(tmp_path: Path, rou
             assert run.load() is None
             save_at(run, 0)
         assert read_snapshot(path).iteration == 0
+
+
+def test_a_worker_that_outlives_its_killed_run_does_not_hold_its_lock(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+
+    def work(tell: Tell) -> None:
+        with open_run(path, CONFIG, tensorboard=False) as run:
+            save_at(run, 0)
+            worker = os.fork()
+            if worker == 0:
+                tell(str(os.getpid()))
+                os.read(os.pipe()[0], 1)  # hangs
+            os.read(os.pipe()[0], 1)
+
+    child = fork(work)
+    worker = int(child.read() or "")
+    try:
+        child.kill()
+        os.waitpid(child.pid, 0)
+        with open_run(path, resume=True, tensorboard=False) as run:
+            assert run.load() is not None
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_forked_process_does_not_unlock_its_parents_run(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", CONFIG, tensorboard=False) as run:
+        other = fork(lambda _: run.close())
+        assert other.wait() == 0
+        with pytest.raises(InputError, match="in use by"):
+            open_run(tmp_path / "run", resume=True, tensorboard=False)
 
 
 def test_two_owners_are_seen_without_the_lock(tmp_path: Path) -> None:

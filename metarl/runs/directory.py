@@ -8,7 +8,6 @@ and metrics.jsonl is synced before it and cut back to it, so a kill at any time 
 was acknowledged and repeats nothing.
 """
 
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, Self
 
 from metarl.errors import CheckpointError, NonFiniteError, RunWarning, SaveError
 from metarl.log import Log, Settings
-from metarl.runs import documents, files
+from metarl.runs import documents, files, lock
 from metarl.runs.checkpoint import Best, Snapshot, directory_name, write_checkpoint
 from metarl.runs.failures import keep_failure
 from metarl.runs.faults import fault_point
@@ -75,7 +74,7 @@ class Run:
             self._log.close()
             self._log = None
         if self._lock >= 0:
-            os.close(self._lock)
+            lock.release(self._lock)
             self._lock = -1
 
     @property

@@ -16,6 +16,17 @@ from metarl.errors import InputError
 from metarl.runs import documents
 
 OWNER = "owner.json"
+_held: set[int] = set()  # descriptors of this process's locks
+
+
+def _leave_to_parent() -> None:
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+# A forked worker would hold the lock of a killed run for as long as it lives itself.
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _owner(descriptor: int) -> str:
@@ -36,7 +47,7 @@ def started_by_parent(directory: Path) -> bool:
 
 
 def acquire(directory: Path) -> int:
-    """Lock `directory` for this process; closing the returned descriptor unlocks it.
+    """Lock `directory` for this process, not for those it forks, until `release`.
 
     Raises:
         InputError: another process holds it, or the file system has no locks.
@@ -64,4 +75,12 @@ def acquire(directory: Path) -> int:
     with contextlib.suppress(OSError):  # the lock counts; who holds it is a courtesy
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, documents.dumps(text), 0)
+    _held.add(descriptor)
     return descriptor
+
+
+def release(descriptor: int) -> None:
+    """Unlock what `acquire` returned; nothing in a process forked since."""
+    if descriptor in _held:
+        _held.remove(descriptor)
+        os.close(descriptor)

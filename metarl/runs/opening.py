@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def open_run(
     except (OSError, ValueError) as error:
         raise _input_error(path, error) from error
     with contextlib.ExitStack() as undo:
-        undo.callback(os.close, descriptor)
+        undo.callback(lock.release, descriptor)
         if not resume:
             _refuse_run(path)  # whoever held the lock a moment ago may have made one
         fault_point("open:locked")
