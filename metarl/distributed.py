@@ -102,9 +102,9 @@ class Ranks(NamedTuple):
         """The first rank's bytes."""
         if self.size == 1:
             return data
-        count = torch.tensor([len(data)])
+        count = torch.tensor([len(data)], device="cpu")
         self._wait(lambda dist: dist.broadcast(count, 0, async_op=True))
-        box = torch.empty(int(count), dtype=torch.uint8)
+        box = torch.empty(int(count), dtype=torch.uint8, device="cpu")
         if self.rank == 0:
             box = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else box
         self._wait(lambda dist: dist.broadcast(box, 0, async_op=True))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from another_device import NAME, another_device
 from commands import final_bytes, refuse, succeed
 from workloads import ending, glyphs_for_images
@@ -15,6 +16,9 @@ import metarl.rl
 from metarl.devices import find_device
 from metarl.errors import InputError
 from metarl_experiments.__main__ import main
+from metarl_experiments.configs.rl import Config, EnvConfig
+from metarl_experiments.machine import Machine
+from metarl_experiments.rl import PolicyLearner
 
 COMMON = ["--compile=off", "--threads=1", "--mapping=vmap", "--meta-batch=2", "--iterations=2"]
 COMMON += ["--log-every=1", "--validate-every=2", "--validation-tasks=2"]
@@ -69,6 +73,21 @@ def test_a_run_goes_on_on_another_device(tmp_path: Path, monkeypatch: pytest.Mon
     assert final_bytes(tmp_path / "whole") == final_bytes(parts)
     # Where the device is not, a run is read on the CPU.
     succeed("evaluate", str(parts), "--tasks=2")
+
+
+@pytest.mark.parametrize("update", ["trpo", "adam"])
+def test_a_default_device_of_the_callers_changes_nothing(update: str) -> None:
+    """Tensors follow theta; the meta device, which has no numbers, shows any that do not."""
+    env = EnvConfig("metarl/Navigation2D-v0", horizon=15)
+    config = Config(env, meta_batch=3, episodes=4, hidden=(8,), fisher_fraction=0.5, update=update)
+    records = []
+    for default in ("cpu", "meta"):
+        learner = PolicyLearner(config, Machine("cpu", "float64", 1, "auto", "off"))
+        state = learner.init(0)
+        with torch.device(default):
+            metrics = learner.step(state, 0)
+        records.append({k: v for k, v in metrics.items() if not k.startswith("seconds")})
+    assert records[0] == records[1]
 
 
 def on_the_cpu(make: Callable[..., Any], *args: Any, **options: Any) -> Any:

@@ -109,7 +109,7 @@ def subsample(
     masks = [one.mask for one in (*batch.supports, batch.query)]
     running = torch.stack([mask.sum((0, 1)) for mask in masks]).sum(0)
     running = sum_over_ranks(running, reduce).cpu() > 0
-    times = torch.randperm(horizon, generator=generator)
+    times = torch.randperm(horizon, generator=generator, device="cpu")
     times = torch.cat((times[running[times]], times[~running[times]]))
     times = times[:kept].sort().values.to(masks[0].device)
     supports, query = tree_map(lambda x: x.index_select(2, times), (batch.supports, batch.query))

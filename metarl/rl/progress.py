@@ -27,7 +27,7 @@ def progress(collected: Collected, ranks: Ranks = ALONE) -> dict[str, float]:
         if len(gain) > 1:
             metrics["gain_ci95"] = 1.96 * float(gain.std(correction=1)) / math.sqrt(len(gain))
         metrics["worse_fraction"] = float((gain < 0).double().mean())
-    counts = torch.tensor([collected.env_steps, collected.invalid_episodes])
+    counts = torch.tensor([collected.env_steps, collected.invalid_episodes], device="cpu")
     metrics["env_steps"], metrics["invalid_episodes"] = map(float, ranks.reduce(counts))
     distribution = collected.rollouts[0].distribution
     if isinstance(distribution, Gaussian):  # the same for all tasks before adaptation
@@ -49,7 +49,8 @@ def inner_gradient_norm(
     params, learned = split_rates(theta)
     names = [name for name in params if inner.adapted is None or inner.adapted(name)]
     rates = resolve_rates(inner.lr, learned, params, names)
-    total = torch.zeros(len(next(iter(path[0].values()))), dtype=torch.float64)
+    tasks = len(next(iter(path[0].values())))
+    total = torch.zeros(tasks, dtype=torch.float64, device="cpu")
     for name in names:
         rate = rate_at(rates[name], params[name], 0)
         step = ((path[0][name] - path[1][name]) / rate).double()
