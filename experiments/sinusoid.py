@@ -177,7 +177,7 @@ class SinusoidLearner:
     def validate(self, state: State) -> Metrics:
         """Loss before and after the trained number of steps, on fixed tasks."""
         config = self.config
-        episodes = self.source.held_out(
+        _, episodes = self.source.held_out(
             VALIDATION_SEED, "validation", config.validation_tasks, config.validation_shots
         )
         own = episodes.part(self.ranks.rows(config.validation_tasks))
@@ -203,5 +203,5 @@ class SinusoidLearner:
     def _test_curve(
         self, params: metarl.Params, options: EvaluateOptions, shots: int
     ) -> np.ndarray:
-        episodes = self.source.held_out(options.task_seed, "test", options.tasks, shots)
+        _, episodes = self.source.held_out(options.task_seed, "test", options.tasks, shots)
         return self._curve(params, episodes, options.steps)

@@ -69,8 +69,10 @@ class Source:
             for a, b, c, d in zip(*columns, strict=True)
         ]
 
-    def held_out(self, seed: int, purpose: str, tasks: int, shots: int) -> Episodes:
-        """Tasks and points of a stream that training never draws from."""
+    def held_out(
+        self, seed: int, purpose: str, tasks: int, shots: int
+    ) -> tuple[Sinusoids, Episodes]:
+        """Tasks of a stream that training never draws from, and points of them."""
         chosen = sample_tasks(tasks, metarl.stream(seed, f"{purpose}-tasks"))
         rng = metarl.stream(seed, f"{purpose}-points", shots)
-        return self.episodes(chosen, shots, shots, rng)
+        return chosen, self.episodes(chosen, shots, shots, rng)

@@ -54,6 +54,17 @@ def test_presets_are_plain() -> None:
     assert done.stderr.strip() == "set()"
 
 
+def test_first_order_is_the_default_without_second_derivatives() -> None:
+    """But for the cheetah's direction, as docs/paper.md says."""
+    having = {n: e.presets() for n, e in EXPERIMENTS.items() if "first-order" in e.presets()}
+    others = {
+        name
+        for name, presets in having.items()
+        if presets["first-order"] != {**presets["default"], "first_order": True}
+    }
+    assert others == {"cheetah-direction"}
+
+
 def test_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()

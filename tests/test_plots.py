@@ -4,16 +4,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import SMALL, succeed, train_small
 from matplotlib.figure import Figure as Canvas
 from spies import recorded
 
 from metarl_experiments.configs.rl import Config
+from metarl_experiments.configs.sinusoid import EvaluateOptions
 from metarl_experiments.evaluate import load
 from metarl_experiments.plots.curves import Curve, adaptation_curves, learning_curves
 from metarl_experiments.plots.diagnostics import diagnostics
 from metarl_experiments.plots.paths import paths
+from metarl_experiments.plots.sinusoid import fits
 from metarl_experiments.plots.style import (
     LEGEND_ROW,
     draw,
@@ -110,6 +113,21 @@ def test_a_report_leaves_no_figure_of_another(run: Path, tmp_path: Path) -> None
     kinds = {path.stem for path in out.glob("*.*")}
     assert kinds == {"index", "adaptation", "learning", "fits", "notes"}
     assert (out / "notes.png").read_bytes() == b"somebody's own"
+
+
+def test_fits_are_of_tasks_that_are_evaluated(run: Path) -> None:
+    loaded = load(run)
+    head, *rows = fits("one", loaded).rows
+    assert head[:3] == ["task", "x", "truth"]
+    test = EvaluateOptions()
+    learner: Any = loaded.learner
+    tasks, episodes = learner.source.held_out(test.task_seed, "test", test.tasks, test.shots)
+    for task in range(3):
+        x, y = episodes.query.x[task, 0, 0].item(), episodes.query.y[task, 0, 0].item()
+        mine = np.array([row[1:3] for row in rows if row[0] == task], dtype=float)
+        assert np.interp(x, mine[:, 0], mine[:, 1]) == pytest.approx(y, abs=2e-3)
+        wave = tasks.amplitude[task] * np.sin(x - tasks.phase[task])
+        assert wave == pytest.approx(y, abs=1e-5)
 
 
 def test_the_goal_is_told_or_hidden(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def repeated() -> int:
     """Amplitudes, phases, x and y that two tasks of training, validation and test share."""
     source = Source(Config(observe_task=True), DOUBLE)
     episodes = [*source.block(0, 0), *source.block(0, 1)]
-    episodes += [source.held_out(0, purpose, 600, 5) for purpose in ("validation", "test")]
+    episodes += [source.held_out(0, purpose, 600, 5)[1] for purpose in ("validation", "test")]
     count = 0
     for part in ("support", "query"):
         points = [getattr(e, part) for e in episodes]
@@ -122,7 +122,7 @@ def test_curve_equals_an_independent_reference(config: Config) -> None:
     params = detached(state.params)
     options = EvaluateOptions(tasks=4, steps=4)
     curve = learner.evaluate(params, options).per_task
-    episodes = learner.source.held_out(options.task_seed, "test", options.tasks, options.shots)
+    _, episodes = learner.source.held_out(options.task_seed, "test", options.tasks, options.shots)
     np.testing.assert_allclose(curve, reference_curve(learner, params, episodes, 4), rtol=1e-9)
     more = learner.evaluate(params, replace(options, steps=7)).per_task
     np.testing.assert_array_equal(more[:5], curve)
@@ -136,7 +136,7 @@ def test_reference_sees_a_wrong_later_rate() -> None:
     options = EvaluateOptions(tasks=4, steps=4)
     mutant = SinusoidLearner(replace(config, later_lr_factors=(1.0,)), DOUBLE)
     curve = mutant.evaluate(params, options).per_task
-    episodes = learner.source.held_out(options.task_seed, "test", options.tasks, options.shots)
+    _, episodes = learner.source.held_out(options.task_seed, "test", options.tasks, options.shots)
     reference = reference_curve(learner, params, episodes, 4)
     np.testing.assert_allclose(curve[:2], reference[:2], rtol=1e-9)
     assert not np.allclose(curve, reference, rtol=1e-6)
@@ -162,7 +162,7 @@ def test_validation_is_the_curve_after_the_trained_steps() -> None:
     assert learner.validate(state) == found
 
     def expected(purpose: str) -> dict[str, Any]:
-        episodes = learner.source.held_out(VALIDATION_SEED, purpose, 8, 7)
+        _, episodes = learner.source.held_out(VALIDATION_SEED, purpose, 8, 7)
         losses = reference_curve(learner, params, episodes, 2).mean(1)
         return {"loss_before": losses[0], "loss_after": losses[2]}
 

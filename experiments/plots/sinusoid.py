@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure as Canvas
 
-import metarl
-from metarl.supervised import Regression, Sinusoids, sample_tasks
+from metarl.supervised import Regression, Sinusoids
 
 from ..catalog import package_data
+from ..configs.sinusoid import EvaluateOptions
 from ..evaluate import Loaded
 from ..sinusoid import SinusoidLearner
 from .curves import Curve, Points, adaptation_curves, learning_curves
@@ -62,12 +62,14 @@ def paper_points() -> list[Points]:
     ]
 
 
-def fits(label: str, loaded: Loaded, *, seed: int = 0, shots: int = 5) -> Figure:
-    """Test sinusoids and the model before and after 1 and 10 steps on a few points of each."""
+def fits(label: str, loaded: Loaded) -> Figure:
+    """Sinusoids of the default evaluation, and the model before and after 1 and 10 steps."""
     learner = loaded.learner
     assert isinstance(learner, SinusoidLearner)
-    tasks = sample_tasks(FIT_TASKS, metarl.stream(seed, "test-tasks"))
-    points = learner.source.episodes(tasks, shots, shots, metarl.stream(seed, "test-points", shots))
+    test = EvaluateOptions()
+    every, episodes = learner.source.held_out(test.task_seed, "test", test.tasks, test.shots)
+    tasks = Sinusoids(*(x[:FIT_TASKS] for x in every))
+    points = episodes.part(slice(FIT_TASKS))
     grid = np.linspace(-5, 5, 201)
     predictions = _predictions(learner, loaded, tasks, points.support, grid)
     truth = tasks.amplitude[:, None] * np.sin(grid - tasks.phase[:, None])
@@ -95,7 +97,7 @@ def fits(label: str, loaded: Loaded, *, seed: int = 0, shots: int = 5) -> Figure
         paint,
         name="fits",
         title="Fits before and after adaptation",
-        caption=f"{label}: the first {FIT_TASKS} test tasks, {shots} points of each.",
+        caption=f"{label}: the first {FIT_TASKS} test tasks, {test.shots} points of each.",
         rows=rows,
         size=(9.5, 4.0),
     )
