@@ -34,14 +34,14 @@ def draw_cell(
     cell.paste(picture, ((CELL - picture.width) // 2, (CELL - picture.height) // 2))
     draw = ImageDraw.Draw(cell)
     moved = {name: values[max(step - 1, 0)] for name, values in episode.motion.items()}
-    goal = next(iter(task.values()))
+    goal = next(iter(task.values()), None)
     told = f"return {_number(episode.returns[step], 0)}"
     draw.text((CELL - 6, CELL + 12), told, TEXT, font(11), anchor="rm")
     velocity = np.asarray(moved.get("velocity", 0.0))
     if (_speed(task) is not None or _way(task) is not None) and velocity.ndim == 0:
         now = float(velocity) if step else 0.0
         _gauge(draw, _speed(task), now, limits)
-        told = f"{words(task)}, now {_number(now, 1)} m/s"
+        told = f"{words(task)}, now {_number(now, 1)}"
         draw.text((6, CELL + 12), told, TEXT, font(11), anchor="lm")
         if (way := _way(task)) is not None:
             _arrow(draw, way)
@@ -55,7 +55,9 @@ def draw_cell(
 
 
 def words(task: Task) -> str:
-    """A task in words."""
+    """A task in words; names may mean anything, so that numbers have no units."""
+    if not task:
+        return ""
     (name, value), *_ = task.items()
     if (way := _way(task)) is not None:
         return "forwards" if way > 0 else "backwards"
@@ -63,7 +65,7 @@ def words(task: Task) -> str:
     if numbers.dtype.kind not in "iuf":
         return f"{name} {value}"
     text = ", ".join(_number(float(number), 2) for number in numbers)
-    return {"velocity": f"goal {text}", "goal": f"goal {text} m"}.get(name, f"{name} {text}")
+    return f"goal {text}" if name == "velocity" else f"{name} {text}"
 
 
 def _speed(task: Task) -> float | None:

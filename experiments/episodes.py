@@ -111,6 +111,7 @@ def _play(
     rewards: list[list[float]] = [[0.0] for _ in range(rows)]
     motion: list[dict[str, list[Any]]] = [{} for _ in range(rows)]
     live = np.ones(rows, dtype=bool)
+    everyone = live.copy()
     for t in range(1, learner.config.env.horizon + 1):
         distribution = policy(params, torch.as_tensor(observations).to(like))
         drawn = draw_noise(noise, distribution, *distribution[0].shape[:-1])
@@ -123,7 +124,7 @@ def _play(
         for row in np.flatnonzero(live):
             rewards[row].append(float(reward[row]))
             for name in ("velocity", "position"):
-                if name in infos:
+                if name in infos and infos.get(f"_{name}", everyone)[row]:
                     motion[row].setdefault(name, []).append(infos[name][row])
             if shown[row]:
                 pictures[row].append(now[row])
@@ -139,7 +140,8 @@ def _play(
             pictures[row],
             times[row],
             np.cumsum(rewards[row]),
-            {name: np.array(values) for name, values in motion[row].items()},
+            # What an environment tells only now and then cannot be drawn step by step.
+            {n: np.array(x) for n, x in motion[row].items() if len(x) == len(rewards[row]) - 1},
         )
         for row in range(rows)
     ]

@@ -17,6 +17,7 @@ from .catalog import EXPERIMENTS, Experiment
 from .configs.bounds import check_ranges
 
 T = TypeVar("T")
+PATHS = ("--out", "--from", "--data")
 
 
 def find_experiment(name: str) -> Experiment:
@@ -120,6 +121,9 @@ def parse(kind: Any, argv: Sequence[str], *, prog: str, default: T) -> T:
 
 
 def _refuse_odd(argv: Sequence[str]) -> None:
+    for name in PATHS:
+        if value_of(argv, name) == "":
+            raise InputError(f"{name}: is empty, such as a variable that is not set")
     seen: set[str] = set()
     for text in argv:
         if "\0" in text:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from metarl.errors import InputError, SaveError
+from metarl.runs.files import real
 from metarl.runs.layout import BEST, CHECKPOINTS, CONFIG, holds_run
 from metarl.runs.lock import OWNER
 from metarl.runs.metrics import METRICS
@@ -20,12 +21,19 @@ def output(value: str | Path) -> Path:
     out = Path(value)
     if is_shipped(out):
         raise InputError(f"--out {out}: shipped results stay as they are; choose another")
-    absolute = out.resolve()
-    if absolute.exists() and not (absolute.is_file() or absolute.is_dir()):
-        raise InputError(f"--out {out}: is no file that can be replaced; choose another")
-    own = absolute.name in (CONFIG, METRICS, BEST, OWNER) and holds_run(absolute.parent)
-    inside = (p for p in (absolute, *absolute.parents) if p.name == CHECKPOINTS)
-    if own or any(holds_run(p.parent) for p in inside):
+    absolute = real(out)
+    try:
+        # A link that is left leads round in a circle.
+        circle = any(path.is_symlink() for path in (absolute, *absolute.parents))
+        if circle or (absolute.exists() and not (absolute.is_file() or absolute.is_dir())):
+            raise InputError(f"--out {out}: is no file that can be replaced; choose another")
+        own = absolute.name in (CONFIG, METRICS, BEST, OWNER) and holds_run(absolute.parent)
+        inside = (p for p in (absolute, *absolute.parents) if p.name == CHECKPOINTS)
+        own = own or any(holds_run(p.parent) for p in inside)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"--out {out}: {why}; choose another") from None
+    if own:
         raise InputError(f"--out {out}: is a file of the run itself; choose another")
     return absolute if out.is_symlink() else out
 

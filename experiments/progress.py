@@ -9,6 +9,7 @@ from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 LINE_SECONDS = 10.0
 
@@ -41,7 +42,7 @@ def count(n: int, what: str) -> str:
 
 def waiting(what: str) -> AbstractContextManager[object]:
     """Says on a terminal what takes its time, until it is done; nothing is left of it."""
-    return Console(stderr=True).status(what)
+    return Console(stderr=True).status(Text(what))  # brackets are no markup
 
 
 def tell(text: str, stream: TextIO) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from metarl.errors import InputError, RunWarning, SaveError
 from metarl.runs import read_json, write_json
-from metarl.runs.files import replace, saving
+from metarl.runs.files import real, replace, saving
 from metarl.runs.layout import EVALUATION
 
 from .comparison import task_difference
@@ -95,15 +95,15 @@ def _remove_others(out: Path, names: set[str]) -> None:
 @contextmanager
 def _folder(out: Path) -> Iterator[None]:
     """Make the directory before the work that takes minutes; without it, none is left."""
-    new = not out.exists()
+    made = [path for path in (out, *out.parents) if not path.exists()]
     with saving(out):
         out.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        if new:
+        for path in made:
             with suppress(OSError):
-                out.rmdir()
+                path.rmdir()
         raise
 
 
@@ -143,7 +143,7 @@ def evaluation_of(loaded: Loaded) -> dict[str, Any]:
 
 def beside(groups: dict[str, str], paths: Sequence[Path]) -> list[Curve]:
     """First seeds of shipped groups that a checkout has and the page does not show anyway."""
-    shown = {path.resolve() for path in paths}
+    shown = {real(path) for path in paths}
     found = []
     for group, label in groups.items():
         for path in sorted((ROOT / group).glob("seed-*"))[:1]:
@@ -155,7 +155,7 @@ def beside(groups: dict[str, str], paths: Sequence[Path]) -> list[Curve]:
 def labels(paths: Sequence[Path]) -> list[str]:
     """Short names of runs: their last folders, as many as tell them apart."""
     for depth in range(1, 20):
-        names = ["/".join(path.resolve().parts[-depth:]) for path in paths]
+        names = ["/".join(real(path).parts[-depth:]) for path in paths]
         # A name that begins so is none to a legend.
         hidden = any(name.startswith("_") for name in names)
         if len(set(names)) == len(paths) and not hidden:

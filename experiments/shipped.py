@@ -8,6 +8,7 @@ import numpy as np
 
 from metarl.errors import InputError
 from metarl.runs import prune_run, read_config, read_json, write_json
+from metarl.runs.files import real
 from metarl.runs.layout import EVALUATION
 
 from .catalog import Experiment
@@ -22,7 +23,7 @@ TOLERANCE_OF_CI95 = 0.1
 
 def is_shipped(path: Path) -> bool:
     """Whether a path is or lies under the shipped results."""
-    return path.resolve().is_relative_to(ROOT)
+    return real(path).is_relative_to(ROOT)
 
 
 def shipped(root: Path) -> list[Path]:

@@ -77,9 +77,6 @@ def fresh(experiment: Experiment, argv: Sequence[str]) -> TrainOptions[Any]:
     """Options of a new run: those given, on a preset."""
     start = preset_config(experiment, value_of(argv, "--preset") or "default")
     prog = f"metarl train {experiment.name}"
-    for name in ("--out", "--from"):
-        if value_of(argv, name) == "":
-            raise InputError(f"{name}: is empty, such as a variable that is not set")
     return parse(_kind(experiment), argv, prog=prog, default=TrainOptions(start))
 
 

@@ -176,6 +176,13 @@ def test_return_against_each_kind_of_task(task: dict[str, Any], names: list[str]
     assert rows[2] == [1, *value, -8.0, -4.0, -1.0]
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_only_our_own_goals_have_a_start_and_metres(own: bool) -> None:
+    goals = [[0.1, 0.2], [0.3, 0.4], [0.0, 1.0], [1.0, 0.0]]
+    (figure,) = against_task("run", evaluation(PER_TASK, goal=goals), units=own)
+    assert ("the start" in figure.caption) is own
+
+
 def test_before_and_after_counts_who_gained() -> None:
     figure = before_after("run", evaluation(PER_TASK))
     assert figure is not None
@@ -295,7 +302,7 @@ def test_tasks_of_a_film_are_spread(trained: Path) -> None:
 
 def test_tasks_in_words() -> None:
     assert words({"velocity": -0.001}) == "goal 0.00"
-    assert words({"goal": np.array([-1.0, 2.0])}) == "goal −1.00, 2.00 m"
+    assert words({"goal": np.array([-1.0, 2.0])}) == "goal −1.00, 2.00"
     assert words({"direction": -1.0}) == "backwards"
     assert words({"maze": "left"}) == "maze left"
 

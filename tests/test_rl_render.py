@@ -59,6 +59,22 @@ def test_film_of_discrete_actions(tmp_path: Path, capsys: Any) -> None:
     assert isinstance(learner_of(loaded).policy(torch.zeros(1, 2)), Categorical)
 
 
+def test_film_of_motion_that_is_told_now_and_then(
+    choice: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    step = PicturedWalker.step
+
+    def told(self: PicturedWalker, action: Any) -> Any:
+        *rest, info = step(self, action)
+        return *rest, {**info, "velocity": 1.0} | ({"position": [0.0, 1.0]} if rest[2] else {})
+
+    monkeypatch.setattr(PicturedWalker, "step", told)
+    ((episode,),) = play(load(choice), [{"slope": 0.5}], (0,), seed=0, stride=1)
+    assert set(episode.motion) == {"velocity"}
+    assert len(episode.motion["velocity"]) == len(episode.returns) - 1
+    succeed("render", str(choice), f"--out={tmp_path / 'film.gif'}", "--tasks=1", "--steps=0")
+
+
 @pytest.fixture(scope="module")
 def choice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("choice") / "run"
@@ -192,6 +208,8 @@ def test_noise_is_of_the_kind_that_the_distribution_takes(dtype: Any) -> None:
         ({"direction": 0.7}, "direction 0.70"),
         ({"direction": np.array([0.6, 0.8])}, "direction 0.60, 0.80"),
         ({"direction": "left"}, "direction left"),
+        ({"goal": [0.5, 2]}, "goal 0.50, 2.00"),
+        ({}, ""),
     ],
 )
 def test_tasks_of_ones_own_are_told_in_words(task: Any, told: str) -> None:

@@ -44,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
     for name in asked:
         if name not in names():
             raise InputError(f"NAME: there is no bench {name!r}, only {', '.join(names())}")
-    out = output(command.out) if command.out else None
+    out = None if command.out is None else output(command.out)
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out {out}: needs a file name in a directory that exists")
     machine = {"cores": os.cpu_count(), "platform": platform.platform()}

@@ -61,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(f"RUN: one is filmed at a time ({' '.join(names)})")
     path = Path(names[0])
     folder = Path() if is_shipped(path) else path
-    out = output(command.out or folder / "video.gif")
+    out = output(folder / "video.gif" if command.out is None else command.out)
     if not command.steps:
         raise InputError("--steps: is empty; 0 is the policy before adaptation")
     loaded = load(path, last=command.last, device=command.device)

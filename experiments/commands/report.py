@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
     names, rest = ([], argv) if argv and argv[0] in ("-h", "--help") else positionals(argv, "RUN")
     command = parse(ReportCommand, rest, prog=prog, default=ReportCommand())
     paths = [Path(name) for name in names]
-    out = output(command.out or _default(paths))
+    out = output(_default(paths) if command.out is None else command.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose a directory")
     print(f"figures and page: {report(paths, out, device=command.device)}")

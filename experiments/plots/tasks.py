@@ -135,7 +135,10 @@ def _strips(
 def _plane(label: str, name: str, unit: str, values: np.ndarray, per_task: np.ndarray) -> Figure:
     shown = sorted({0, min(1, len(per_task) - 1), len(per_task) - 1})
     low, high = np.nanmin(per_task), np.nanmax(per_task)
-    suffix = f" ({unit})" * bool(unit)
+    place = bool(unit)  # in the plane that the agent moves in, from its middle
+    names = [
+        f"{axis} of the {name} ({unit})" if place else f"{name}_{i}" for i, axis in enumerate("xy")
+    ]
 
     def paint(canvas: Canvas) -> None:
         panels: list[Axes] = np.ravel(
@@ -153,14 +156,15 @@ def _plane(label: str, name: str, unit: str, values: np.ndarray, per_task: np.nd
                 edgecolors=ink(),
                 linewidths=0.5,
             )
-            axes.plot(0, 0, "+", color=ink(), markersize=10)
-            axes.set(title=after(k), xlabel=f"x of the {name}{suffix}", aspect="equal")
-        panels[0].set_ylabel(f"y of the {name}{suffix}")
+            if place:
+                axes.plot(0, 0, "+", color=ink(), markersize=10)
+                axes.set_aspect("equal")
+            axes.set(title=after(k), xlabel=names[0])
+        panels[0].set_ylabel(names[1])
         canvas.colorbar(drawn, ax=panels, label="return", location="bottom", shrink=0.6)
 
-    return _finish(
-        paint, label, name, values, per_task, (7.2, 3.9), " The cross is the start, (0, 0)."
-    )
+    note = " The cross is the start, (0, 0)." * place
+    return _finish(paint, label, name, values, per_task, (7.2, 3.9), note)
 
 
 def _finish(

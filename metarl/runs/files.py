@@ -26,6 +26,14 @@ _REMEDIES = {
 }
 
 
+def real(path: Path) -> Path:
+    """The path without links, of which some may lead nowhere, or round in a circle."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # no path at all, which whoever opens it says
+        return path
+
+
 def save_error(path: Path, size: int, error: OSError) -> SaveError:
     """`SaveError` with the path, the number of bytes and the errno of `error`."""
     name = errno.errorcode.get(error.errno or 0, "no errno")
