@@ -34,7 +34,7 @@ def draw_cell(
     cell.paste(picture, ((CELL - picture.width) // 2, (CELL - picture.height) // 2))
     draw = ImageDraw.Draw(cell)
     moved = {name: values[max(step - 1, 0)] for name, values in episode.motion.items()}
-    goal = next(iter(task.values()), None)
+    goal: Any = next(iter(task.values()), None)
     told = f"return {_number(episode.returns[step], 0)}"
     draw.text((CELL - 6, CELL + 12), told, TEXT, font(11), anchor="rm")
     velocity = np.asarray(moved.get("velocity", 0.0))

@@ -44,22 +44,29 @@ def experiment_of(path: Path) -> Experiment:
     return find_experiment(str(read_config(path).get("experiment")))
 
 
-def load(path: Path, *, last: bool = False, device: str | None = None) -> Loaded:
+def load(
+    path: Path, *, last: bool = False, device: str | None = None, data: str | None = None
+) -> Loaded:
     """Read a run and build its learner; nothing is compiled.
 
     Args:
         path: run directory.
         last: its last checkpoint rather than the best by validation.
         device: see `find_device`; by default the run's own, or the CPU where that is not present.
+        data: root of an image data set; by default the run's own.
 
     Raises:
-        InputError: no run, no checkpoint yet, one of another version's experiment, or no such
-            device.
+        InputError: no run, no checkpoint yet, one of another version's experiment, no such
+            device, or data for an experiment that reads none.
         CheckpointError: no checkpoint verifies.
     """
     experiment = experiment_of(path)
     record = read_run(path, last=last)
     config, asked, seed = stored(path, experiment, record.config)
+    if data is not None:
+        if not hasattr(config, "data"):
+            raise InputError(f"--data: {experiment.name} reads no data set")
+        config = replace(config, data=data)
     machine = _at_hand(replace(asked, compile="off"), device)
     torch.set_num_threads(machine.threads)
     learner: Learner = experiment.learner().build(config, machine)
@@ -124,8 +131,7 @@ def default_file(path: Path, options: Any, *, last: bool, compare: Sequence[str]
     defaults = asdict(type(options)())
     parts = ["evaluation"]
     for name, value in asdict(options).items():
-        # Where the data lie is no part of the protocol.
-        if value != defaults[name] and name != "data":
+        if value != defaults[name]:
             parts.append(f"{name.replace('_', '-')}-{_plain(value)}")
     parts += ["last"] * last
     if compare:

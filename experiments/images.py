@@ -194,15 +194,12 @@ class ImagesLearner:
         """
         config = self.config
         steps = config.test_steps if options.steps is None else options.steps
-        source = self.source
-        if options.data is not None:
-            source = Source(replace(config, data=options.data), self.machine)
         variants: dict[str, Any] = {"ways": config.ways, "shots": config.shots}
         found: dict[tuple[str, int], np.ndarray] = {}
-        most = source.classes("test").images.shape[1] - config.shots
+        most = self.source.classes("test").images.shape[1] - config.shots
         for queries in dict.fromkeys((min(config.shots, most), 1, min(MANY_QUERIES, most))):
             rng = metarl.stream(options.task_seed, "test-tasks", queries)
-            tasks = source.tasks("test", rng, options.tasks, queries)
+            tasks = self.source.tasks("test", rng, options.tasks, queries)
             curves = self.adapted.curves(params, tasks, steps, *MODES)
             for mode, curve in zip(MODES, curves, strict=True):
                 found[mode, queries] = curve.accuracy.double().numpy()

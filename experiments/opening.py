@@ -16,6 +16,7 @@ from metarl.runs.lock import started_by_parent
 
 from .family import State
 from .options import value_of
+from .shipped import is_shipped
 from .state import put_params, share
 
 RUNS = Path("runs")
@@ -49,6 +50,8 @@ def stored_values(argv: Sequence[str], ranks: Ranks) -> dict[str, Any] | None:
             if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
                 raise InputError("--out: torchrun --max-restarts finds the run again by it")
             return "null"
+        if is_shipped(Path(out)):
+            raise InputError(f"--out {out}: shipped results stay as they are; choose another")
         # What was there before torchrun started is no run of its own, and was refused.
         own = restarted and holds_run(Path(out)) and started_by_parent(Path(out))
         goes_on = "--resume" in argv or own

@@ -29,20 +29,23 @@ ASIDE = ("log_every", "validate_every", "data")
 SHOWN_VERSIONS = ("metarl-policies", "torch", "mujoco", "gymnasium", "python")
 
 
-def report(paths: Sequence[Path], out: Path, *, device: str | None = None) -> Path:
+def report(
+    paths: Sequence[Path], out: Path, *, device: str | None = None, data: str | None = None
+) -> Path:
     """Write PNG and CSV of every figure, and ``index.html`` that holds them; the page's path.
 
     Args:
         paths: runs of one experiment.
         out: directory, created where needed.
         device: to compute on, see `load`.
+        data: root of an image data set, likewise.
 
     Raises:
         InputError: runs of different experiments or environments, or no run.
         SaveError: the directory cannot be written.
     """
     named = zip(labels(paths), paths, strict=True)
-    runs = [(label, load(path, device=device)) for label, path in named]
+    runs = [(label, load(path, device=device, data=data)) for label, path in named]
     _check_one_page(runs)
     experiment = runs[0][1].experiment
     module = experiment.plots()
@@ -207,9 +210,17 @@ def seeds_together(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) 
         means = [curves[i].evaluation["mean"] for i in group]
         cells = [_mean_and_range(column) for column in zip(*means, strict=True)]
         preset = runs[group[0]][1].record.config["preset"]
-        rows.append([f"{preset}, seeds {', '.join(map(str, seeds))}", *cells])
+        told = f"{preset}, seeds {', '.join(map(str, seeds))}"
+        rows.append([told + _lengths([runs[i][1].record.metrics for i in group]), *cells])
     head = ["runs", *(count(k, "step") for k in range(max(map(len, rows), default=1) - 1))]
     return [head, *rows] if rows else []
+
+
+def _lengths(metrics: Sequence[Sequence[dict[str, Any]]]) -> str:
+    """How long runs were trained, where that differs, as after an interruption."""
+    reached = [records[-1]["iteration"] if records else 0 for records in metrics]
+    low, high = min(reached), max(reached)
+    return "" if low == high else f" ({low} to {high} iterations)"
 
 
 def _with_half(mean: float | None, half: float | None) -> str:

@@ -88,9 +88,10 @@ def rank_timeout(argv: Sequence[str]) -> float:
         return ALONE.timeout
 
 
-def given_again(argv: Sequence[str]) -> str:
+def given_again(argv: Sequence[str], *, resumed: bool) -> str:
     """What to add to a command that goes on: options of this one that no file keeps."""
-    given = {name: value_of(argv, name) for name in FREE if name not in ("--out", "--resume")}
+    names = [name for name in FREE if name not in ("--out", "--resume")]
+    given = {name: value_of(argv, name) for name in (names if resumed else ("--rank-timeout",))}
     return "".join(f" {n} {shlex.quote(v)}" for n, v in given.items() if v is not None)
 
 

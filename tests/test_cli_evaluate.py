@@ -398,6 +398,7 @@ def test_missing_numbers_are_null() -> None:
         (["--out=nowhere/x.json"], "--out"),
         (["--compare", "nowhere"], "nowhere"),
         (["--episodes=3"], "--episodes"),
+        (["--data=there"], "--data: sinusoid reads no data set"),
     ],
 )
 def test_bad_options_are_one_line(
@@ -415,6 +416,17 @@ def test_shipped_results_are_not_written_over(
     out = run / "evaluation.json"
     assert "shipped" in refuse(capfd, 2, "evaluate", str(run), "--tasks=5", f"--out={out}")
     assert not out.exists()
+
+
+def test_nothing_is_trained_among_shipped_results(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shipped, "ROOT", run.parent)
+    before = sorted(run.parent.rglob("*"))
+    for out, more in ((run, ["--resume", "--iterations=99"]), (run.parent / "seed-9", [])):
+        line = refuse(capfd, 2, "train", "sinusoid", f"--out={out}", *more)
+        assert "shipped results stay as they are" in line
+    assert sorted(run.parent.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "best.json", "owner.json"])
@@ -515,8 +527,10 @@ def test_report_of_several_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_runs_alike_but_for_their_seed_stand_together(tmp_path: Path) -> None:
     def run(seed: int, mean: list[float | None], **config: Any) -> tuple[Any, Any]:
         made = {"from": config.pop("start", None), "machine": {"dtype": "float32"}}
+        reached = config.pop("reached", 9)
         made |= {"preset": "paper", "seed": seed, "config": config}
-        record = SimpleNamespace(config=made)
+        metrics = [{"iteration": n} for n in (1, reached)]
+        record = SimpleNamespace(config=made, metrics=metrics)
         curve = SimpleNamespace(evaluation={"mean": mean, "steps": len(mean) - 1, "tasks": 9})
         return (f"run{seed}", SimpleNamespace(record=record)), curve
 
@@ -527,13 +541,14 @@ def test_runs_alike_but_for_their_seed_stand_together(tmp_path: Path) -> None:
         run(3, [2.0, 10.0], lr=1, start="runs/other"),
         run(4, [2.0, 10.0, 11.0], lr=1),
     ]
-    others = [run(0, [4.0, 4.0], lr=2), run(5, [7.0, None], lr=3), run(6, [8.0, 1.0], lr=3)]
+    others = [run(0, [4.0, 4.0], lr=2), run(5, [7.0, None], lr=3)]
+    others += [run(6, [8.0, 1.0], lr=3, reached=5)]
     twice = [run(0, [1.0, 1.0], lr=4), run(0, [2.0, 2.0], lr=4)]
     runs, curves = zip(*three, *others, *twice, strict=True)
     assert seeds_together(runs, curves) == [
         ["runs", "0 steps", "1 step"],
         ["paper, seeds 0, 1, 2", "2 (1 to 3)", "7 (5 to 10)"],
-        ["paper, seeds 5, 6", "7.5 (7 to 8)", "–"],
+        ["paper, seeds 5, 6 (5 to 9 iterations)", "7.5 (7 to 8)", "–"],
     ]
     assert seeds_together(runs[:1], curves[:1]) == []
     first, second = (train_small(tmp_path / f"s{seed}", f"--seed={seed}") for seed in (0, 1))

@@ -104,15 +104,32 @@ def test_resumed_run_keeps_its_config(
     assert option.partition("=")[0] in line
 
 
-def test_a_run_that_ended_early_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("found", [True, False])
+def test_a_run_that_ended_early_goes_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, found: bool
+) -> None:
+    """By what is typed in this shell: a command of a .venv that is not activated has a path."""
+    bin_ = tmp_path / ".venv" / "bin"
+    bin_.mkdir(parents=True)
+    (bin_ / "metarl").touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(bin_ / "python"))
+    monkeypatch.setenv("PATH", str(bin_) if found else "/nowhere")
     out = tmp_path / "run"
-    train_small(out, "--minutes=0.00001")
+    train_small(out, "--minutes=0.00001", "--rank-timeout=77")
     said = capfd.readouterr().out.splitlines()
-    again = f"metarl train sinusoid --out {out} --resume"
+    command = "metarl" if found else ".venv/bin/metarl"
+    again = f"{command} train sinusoid --out {out} --resume --rank-timeout 77"
     assert "ended after 1e-05 minutes (--minutes)" in said
     assert said[-1] == f"sinusoid: 1 iteration in {out}; go on with: {again}"
     succeed(*shlex.split(again)[1:], "--minutes=9", "--patience=1000")
     assert capfd.readouterr().out.splitlines()[-1] == f"sinusoid: 20 iterations in {out}"
+
+
+@pytest.mark.parametrize(("local", "options"), [("4", "--nproc-per-node 4"), ("2", "...")])
+def test_ranks_go_on_as_ranks(local: str, options: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    assert train._program(Ranks(0, 4)) == f"torchrun {options} -m metarl_experiments"
 
 
 def test_a_run_needs_what_it_began_with_only_once(tmp_path: Path) -> None:

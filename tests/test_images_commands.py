@@ -89,9 +89,15 @@ def test_damaged_archive_ends_before_anything_is_created(
     succeed(*argv)
     # The data may move.
     (tmp_path / "data").rename(tmp_path / "moved")
+    run, moved = tmp_path / "run", f"--data={tmp_path / 'moved'}"
+    for command in (["evaluate"], ["report"]):
+        assert "metarl download" in refuse(capfd, 2, *command, str(run))
+        succeed(*command, str(run), moved)
+        (run / "evaluation.json").unlink()
+    assert (run / "report" / "episodes.png").exists()
     more = ["--resume", "--iterations=101"]
     assert "metarl download" in refuse(capfd, 2, *argv[:3], *more)
-    succeed(*argv[:3], *more, f"--data={tmp_path / 'moved'}")
+    succeed(*argv[:3], *more, moved)
 
 
 def test_mini_imagenet_trains_and_is_evaluated(

@@ -36,6 +36,8 @@ class EvaluateCommand(Generic[OptionsT]):
             they differ from the default protocol.
         device: auto, cpu, cuda, cuda:N or mps; by default the run's own, or cpu where that is not
             there.
+        data: root that holds omniglot/ or mini-imagenet/, for images; the run's own, or
+            METARL_DATA, by default.
     """
 
     protocol: Annotated[OptionsT, tyro.conf.arg(name="")]
@@ -43,6 +45,7 @@ class EvaluateCommand(Generic[OptionsT]):
     compare: tuple[str, ...] = ()
     out: str | None = None
     device: str | None = None
+    data: str | None = None
 
 
 def run(argv: Sequence[str]) -> int:
@@ -64,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
     out = _out(path, command)
     if out is not None:
         check_writable(out)
-    chosen = functools.partial(load, last=command.last, device=command.device)
+    chosen = functools.partial(load, last=command.last, device=command.device, data=command.data)
     loaded, others = chosen(path), [chosen(Path(other)) for other in command.compare]
     for other in others:
         check_comparable(loaded, other, command.protocol)

@@ -20,10 +20,13 @@ class ReportCommand:
         out: directory; RUN/report for one run, report for several by default.
         device: auto, cpu, cuda, cuda:N or mps; by default the run's own, or cpu where that is not
             there.
+        data: root that holds omniglot/ or mini-imagenet/, for images; the run's own, or
+            METARL_DATA, by default.
     """
 
     out: str | None = None
     device: str | None = None
+    data: str | None = None
 
 
 def run(argv: Sequence[str]) -> int:
@@ -35,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
     out = output(_default(paths) if command.out is None else command.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose a directory")
-    print(f"figures and page: {report(paths, out, device=command.device)}")
+    print(f"figures and page: {report(paths, out, device=command.device, data=command.data)}")
     return 0
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -65,8 +66,8 @@ def train_experiment(experiment: Experiment, argv: Sequence[str]) -> tuple[int, 
                 start_from(options.from_, state, ranks)  # it ended before its first checkpoint
             if isinstance(directory, Run):
                 directory.describe(settings(options.config, learner, seed=options.seed))
-            go_on = f"metarl train {experiment.name} --out {shlex.quote(str(out))} --resume"
-            go_on += given_again(argv) if values else ""
+            go_on = f"train {experiment.name} --out {shlex.quote(str(out))} --resume"
+            go_on = f"{_program(ranks)} {go_on}{given_again(argv, resumed=values is not None)}"
             return _train(experiment, options, learner, state, directory, start, ranks, go_on), out
 
 
@@ -128,6 +129,19 @@ def _train(
         stopped = f"stopped by {signal.Signals(signum).name}, {where}"
         tell(f"metarl train: {stopped}; go on with: {go_on}", sys.stderr)
     return 128 + signum
+
+
+def _program(ranks: Ranks) -> str:
+    """What to type for this command where it was typed: as many ranks, and found by the shell."""
+    if ranks.size > 1:
+        here = os.environ.get("LOCAL_WORLD_SIZE", "")
+        options = f"--nproc-per-node {here}" if here == str(ranks.size) else "..."
+        return f"torchrun {options} -m metarl_experiments"
+    beside = Path(sys.executable).with_name("metarl")
+    if shutil.which("metarl") or not beside.exists():
+        return "metarl"
+    within = beside.is_relative_to(Path.cwd())
+    return shlex.quote(str(beside.relative_to(Path.cwd()) if within else beside))
 
 
 def _config(experiment: Experiment, options: TrainOptions[Any], machine: Machine) -> dict[str, Any]:

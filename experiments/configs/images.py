@@ -135,14 +135,11 @@ class EvaluateOptions:
         tasks: test tasks.
         steps: gradient steps; the paper's number for the run's ways by default.
         task_seed: of the stream of test tasks.
-        data: root that holds omniglot/ or mini-imagenet/; the run's own, or METARL_DATA, by
-            default.
     """
 
     tasks: Annotated[int, Range(1, 10_000)] = 600
     steps: Annotated[int | None, Range(1, 1_000)] = None
     task_seed: int = 0
-    data: str | None = None
 
     def check_sizes(self) -> None:
         """Refuse sizes that ask for too much memory together (ValueError)."""
