@@ -14,9 +14,11 @@ from metarl.rl.actions import action_map
 from metarl.rl.distributions import sample
 from metarl.rl.noise import draw_noise
 
+from .configs.rl import EvaluateOptions
 from .environments import make_drawn
 from .evaluate import Loaded
 from .graphics import pictures_of
+from .protocol import rollout_seed, steps_and_episodes
 from .rl import PolicyLearner
 
 Task = dict[str, Any]
@@ -81,10 +83,9 @@ def play(
     rows = len(tasks) * len(steps)
     env = make_drawn(config.env, rows, observe_task=config.observe_task)
     try:
-        episodes = config.evaluation_episodes or config.episodes
+        _, episodes = steps_and_episodes(config, EvaluateOptions())
         sampler = learner.sampler(len(tasks), episodes)
-        key = metarl.seed_of(seed, "test-rollouts")
-        path = learner.adapt(loaded.params, sampler, tasks, max(steps), key).path
+        path = learner.adapt(loaded.params, sampler, tasks, max(steps), rollout_seed(seed)).path
         params = {
             name: torch.stack([path[k][name] for k in steps], 1).flatten(0, 1) for name in path[0]
         }

@@ -51,14 +51,13 @@ class Learner(Protocol):
 
     Attributes:
         machine: how it computes, with nothing left to choose.
-        shown: names of the two metrics in the progress line: before and after adaptation.
-        criterion: the validation metric that chooses the best checkpoint.
+        shown: names of the two metrics in the progress line: before and after adaptation. The
+            latter, on validation tasks, chooses the best checkpoint.
         higher_is_better: its direction.
     """
 
     machine: Machine
     shown: tuple[str, str]
-    criterion: str
     higher_is_better: bool
 
     def params(self, seed: int) -> dict[str, Tensor]:

@@ -44,7 +44,6 @@ class ImagesLearner:
     """The `Learner` of few-shot images; see `metarl_experiments.family`."""
 
     shown = ("accuracy_before", "accuracy_after")
-    criterion = "accuracy_after"
     higher_is_better = True
 
     def __init__(self, config: Config, machine: Machine, ranks: Ranks = ALONE) -> None:

@@ -138,7 +138,8 @@ class Keeper(NamedTuple):
 
     def keep_best(self, learner: Learner, snapshot: Snapshot, metrics: dict[str, float]) -> None:
         """Save the snapshot as the best where it is; an infinite loss never is."""
-        name = f"validation.{learner.criterion}"
+        after = learner.shown[1]
+        name = f"validation.{after}"
         value = metrics[name]
         held = self.best
         best = self.ranks.first(
@@ -146,7 +147,7 @@ class Keeper(NamedTuple):
         )
         if best:
             self.save(snapshot, (name, value))
-        label = learner.criterion.replace("_", " ")
+        label = after.replace("_", " ")
         note = " (best so far)" if best else ""
         self.reporter.say(f"validation at {snapshot.iteration}: {label} {value:.4g}{note}")
 

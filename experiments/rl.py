@@ -39,7 +39,6 @@ class PolicyLearner:
     """The `Learner` of meta-policies; see `metarl_experiments.family`."""
 
     shown = ("return_before", "return_after")
-    criterion = "return_after"
     higher_is_better = True
 
     def __init__(self, config: Config, machine: Machine, ranks: Ranks = ALONE) -> None:

@@ -35,7 +35,6 @@ class SinusoidLearner:
     """The `Learner` of sinusoid regression; see `metarl_experiments.family`."""
 
     shown = ("loss_before", "loss_after")
-    criterion = "loss_after"
     higher_is_better = False
 
     def __init__(self, config: Config, machine: Machine, ranks: Ranks = ALONE) -> None:

@@ -7,6 +7,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The compiler's own workers would outlive the tests that started them.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
+# Children that are forked here could not use a GPU; tests of devices make up one of their own.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import signal
 
 import hypothesis

@@ -69,7 +69,7 @@ def test_a_killed_rank(
     children = victim_of(signal.SIGKILL, victim, tmp_path / "run", LONG)
     began = time.monotonic()
     found = [child.wait() for child in children]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # of the 300 that a silent one has
     assert found[victim] == -signal.SIGKILL
     assert found[1 - victim] == 6
     (line,) = said(capfd)
@@ -92,7 +92,7 @@ def test_a_hung_rank(tmp_path: Path, capfd: pytest.CaptureFixture[str], whole: o
     children = victim_of(signal.SIGSTOP, 1, tmp_path / "run", [*LONG, "--rank-timeout=2"])
     began = time.monotonic()
     status = children[0].wait()
-    assert 1.5 < time.monotonic() - began < 8
+    assert 1.5 < time.monotonic() - began < 30
     assert status == 6
     assert "rank 1 gave no answer for 2 s" in capfd.readouterr().err
     children[1].kill()

@@ -147,10 +147,11 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, signum: signal
     go(tmp_path / "whole", Toy())
     learner = Stopping()
     learner.signum = signum
+    before = signal.getsignal(signum)
     outcome, _ = go(tmp_path / "broken", learner)
     assert outcome == Outcome(18, signum)
     assert last(tmp_path / "broken").iteration == 18
-    assert signal.getsignal(signum) != learner  # handlers are back
+    assert signal.getsignal(signum) == before
     go(tmp_path / "broken", Toy(), resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
@@ -175,8 +176,8 @@ def test_time_of_the_first_iteration_is_without_the_memory_estimate(tmp_path: Pa
             time.sleep(0.5)
             return super().needs(state)
 
-    go(tmp_path / "run", Weighed())
-    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["seconds.iteration"] < 0.05
+    go(tmp_path / "run", Weighed(), replace(PLAN, log_every=1))
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["seconds.iteration"] < 0.4
 
 
 def test_stopped_in_the_last_iteration_is_done(tmp_path: Path) -> None:

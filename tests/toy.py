@@ -19,7 +19,6 @@ class Toy:
 
     machine: Machine = field(default_factory=lambda: Machine("cpu", "float64", 1, "vmap", "off"))
     shown: tuple[str, str] = ("loss_before", "loss_after")
-    criterion: str = "loss_after"
     higher_is_better: bool = False
     spoil: int = -1
     calls: list[str] = field(default_factory=list)

@@ -16,6 +16,7 @@ from ..episodes import learner_of, play, spread_tasks
 from ..evaluate import load
 from ..options import parse, positionals
 from ..outputs import check_writable, output
+from ..plots.tasks import after
 from ..shipped import is_shipped
 from ..video import check_file, compose, write_video
 
@@ -77,8 +78,9 @@ def run(argv: Sequence[str]) -> int:
     tasks = spread_tasks(learner, command.tasks, drawn)
     fps, stride = _rate(learner.sampler(1, 1).envs[0].metadata.get("render_fps"), out.suffix)
     grid = play(loaded, tasks, steps, seed=command.seed, stride=stride)
-    columns = ["before" if k == 0 else f"after {k} step{'s' * (k > 1)}" for k in steps]
-    frames = list(compose(grid, tasks, columns, flat=learner.config.env.id == NAVIGATION))
+    frames = list(
+        compose(grid, tasks, [after(k) for k in steps], flat=learner.config.env.id == NAVIGATION)
+    )
     write_video(out, frames, fps)
     print(f"{len(tasks)} tasks, {len(frames) / fps:.1f} s: {out}")
     return 0

@@ -135,7 +135,7 @@ def learning_curves(
             the iterations themselves by default.
     """
     before, after = runs[0][1].learner.shown
-    validation = f"validation.{runs[0][1].learner.criterion}"
+    validation = f"validation.{after}"
     series = ((before, ":", 0.9), (after, "-", 0.9), (validation, "--", 1.0))
     tag_of_cost, axis = cost or ("iteration", "meta-iterations")
 

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-import metarl
 from metarl.rl.rollout import Rollout
 
+from ..configs.rl import EvaluateOptions
 from ..evaluate import Loaded
+from ..protocol import rollout_seed, steps_and_episodes
 from ..rl import PolicyLearner
 from .style import COLOURS, Figure, draw, ink, plain_number
 from .tasks import after
@@ -22,16 +23,11 @@ def paths(label: str, loaded: Loaded) -> Figure:
     learner = loaded.learner
     assert isinstance(learner, PolicyLearner)
     config = learner.config
-    options = loaded.experiment.configs().EvaluateOptions(tasks=TASKS)
-    tasks, _ = learner.test_tasks(options)
-    episodes = config.evaluation_episodes or config.episodes
-    collected = learner.adapt(
-        loaded.params,
-        learner.sampler(TASKS, episodes),
-        tasks,
-        config.evaluation_steps,
-        metarl.seed_of(0, "test-rollouts"),
-    )
+    options = EvaluateOptions(tasks=TASKS)
+    tasks, drawn_with = learner.test_tasks(options)
+    steps, episodes = steps_and_episodes(config, options)
+    sampler = learner.sampler(TASKS, episodes)
+    collected = learner.adapt(loaded.params, sampler, tasks, steps, rollout_seed(drawn_with))
     drawn = [positions(rollout, min(EPISODES, episodes)) for rollout in collected.rollouts]
     goals = [np.asarray(task["goal"]) for task in tasks]
     returns = collected.returns().tolist()

@@ -14,6 +14,7 @@ from ..evaluate import Loaded
 from ..sinusoid import SinusoidLearner
 from .curves import Curve, Points, adaptation_curves, learning_curves
 from .style import COLOURS, Figure, draw, ink
+from .tasks import after
 
 FIT_TASKS = 3
 FIT_STEPS = (0, 1, 10)
@@ -78,9 +79,8 @@ def fits(label: str, loaded: Loaded) -> Figure:
         for i, axes in enumerate(np.atleast_1d(canvas.subplots(1, FIT_TASKS, sharex=True))):
             axes.plot(grid, truth[i], color=ink(), linewidth=1.2, label="truth")
             for j, k in enumerate(FIT_STEPS):
-                name = "before" if k == 0 else f"after {k} step{'s' * (k > 1)}"
-                line = (":", "--", "-")[j]
-                axes.plot(grid, predictions[j][i], color=COLOURS[j], linestyle=line, label=name)
+                style = {"color": COLOURS[j], "linestyle": (":", "--", "-")[j]}
+                axes.plot(grid, predictions[j][i], label=after(k), **style)
             x, y = (v[i, :, 0].cpu().numpy() for v in points.support)
             axes.plot(x, y, "^", color=COLOURS[4], markersize=7, label="points adapted on")
             axes.set(xlabel="x", title=f"A = {tasks.amplitude[i]:.1f}")
