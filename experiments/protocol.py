@@ -98,7 +98,7 @@ def evaluation(
     task_range = _task_range(env, options)
     if drawn != "paper" and task_range is not None:
         variants["task_range"] = list(task_range)
-    returns = collected.returns().double().cpu().numpy()
+    returns = collected.returns().cpu().double().numpy()
     return Evaluation("return", returns, variants, task_seed=drawn)
 
 

@@ -1,7 +1,8 @@
 """A device where there is none: tensors that say they are elsewhere, and compute on the CPU.
 
 Autograd, ``torch.func`` and Python code see the device's name, and like on a GPU an operation that
-takes tensors of both devices fails. What it computes is the CPU's to the bit.
+takes tensors of both devices fails, and like Apple's it has no float64. What it computes is the
+CPU's to the bit.
 """
 
 import contextlib
@@ -65,7 +66,8 @@ class _Mode(TorchDispatchMode):
         self.products_on_the_cpu = 0
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if op in _PRODUCTS and all(x.is_cpu for x in args[:2]):
+        # Those of float64, which the device has not, belong to the CPU.
+        if op in _PRODUCTS and all(x.is_cpu and x.dtype != torch.float64 for x in args[:2]):
             self.products_on_the_cpu += 1
         return _run(op, args, kwargs or {})
 
@@ -87,6 +89,8 @@ def _run(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     out = op(*held_args, **held_kwargs)
     if not goes:
         return out
+    if any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in tree_leaves(out)):
+        raise TypeError(f"{op}: {NAME} has no float64")
     # What an operation changed in place is the tensor it was given.
     known = {id(x.held): x for x in theirs}
     return tree_map(

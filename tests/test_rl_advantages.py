@@ -10,6 +10,7 @@ from metarl.rl import baseline
 from metarl.rl.advantages import advantages, discounted_sum, gae, standardize
 from metarl.rl.distributions import Gaussian
 from metarl.rl.rollout import Rollout
+from metarl.rl.weighting import Weighting
 
 TASKS, EPISODES, TIME, FEATURES = 4, 5, 12, 3
 DISCOUNT, LAMBDA = 0.9, 0.8
@@ -149,9 +150,9 @@ def test_standardized_per_task_over_valid_steps() -> None:
 def test_equal_rewards_give_zero() -> None:
     rollout = _rollout(0)
     rollout = rollout._replace(rewards=torch.full_like(rollout.rewards, -1.0))
-    flat = advantages(rollout, value="zero", discount=0.0)
+    flat = Weighting(discount=0.0, baseline="zero")(rollout)
     assert bool((flat == 0).all())
-    assert bool(advantages(rollout).isfinite().all())
+    assert bool(Weighting()(rollout).isfinite().all())
 
 
 def test_baseline_features() -> None:
@@ -232,7 +233,6 @@ def test_advantages_put_together(bootstrap: bool, value: str) -> None:
         gae_lambda=LAMBDA,
         bootstrap_time_limit=bootstrap,
         value=value,  # type: ignore[arg-type]
-        standardized=False,
     )
     values, final_value = torch.zeros_like(rollout.rewards), torch.zeros(TASKS, 20).double()
     if value == "linear":

@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl.checks import check_choice
 from metarl.errors import NonFiniteError
 from metarl.rl import baseline
-from metarl.rl.rollout import Rollout
+from metarl.rl.rollout import Rollout, map_rollout
 
 Value = Literal["linear", "zero"]
 
@@ -104,9 +104,8 @@ def advantages(
     gae_lambda: float = 1.0,
     bootstrap_time_limit: bool = False,
     value: Value = "linear",
-    standardized: bool = True,
 ) -> Tensor:
-    """Weights of the policy gradient, ``(task, episode, time)``, detached, in the rewards' dtype.
+    """Advantages ``(task, episode, time)``, float64 on the CPU: not all devices have float64.
 
     Args:
         rollout: with its task dimension.
@@ -115,14 +114,15 @@ def advantages(
         bootstrap_time_limit: see `gae`; False is the MAML paper's setting.
         value: V is the linear feature baseline, refitted to the discounted returns of each task of
             this rollout, or 0.
-        standardized: mean 0 and standard deviation 1 per task.
 
     Raises:
         InputError: ``value`` is none of these.
-        NonFiniteError: an advantage, the fit of the baseline, or a final observation whose value
-            is needed, is not finite.
+        NonFiniteError: an advantage is not finite, or not in the rewards' dtype; or the fit of the
+            baseline, or a final observation whose value is needed.
     """
     check_choice("value", value, get_args(Value))
+    dtype = rollout.rewards.dtype
+    rollout = map_rollout(Tensor.cpu, rollout)
     mask, rewards = rollout.mask.double(), rollout.rewards.double()
     if value == "linear":
         values, final_value = _linear_values(rollout, discount, final=bootstrap_time_limit)
@@ -138,10 +138,7 @@ def advantages(
         gae_lambda=gae_lambda,
         bootstrap_time_limit=bootstrap_time_limit,
     )
-    if standardized:
-        weights = standardize(weights, mask)
-    weights = weights.to(rollout.rewards.dtype)  # where what is too large becomes infinite
-    finite = weights.isfinite().flatten(1).all(1)
+    finite = weights.to(dtype).isfinite().flatten(1).all(1)  # what is too large becomes infinite
     if not finite.all():
         task = int((~finite).nonzero()[0])
         raise NonFiniteError(

@@ -18,7 +18,7 @@ def progress(collected: Collected, ranks: Ranks = ALONE) -> dict[str, float]:
 
     Without inner steps there is no gain to report, and with one task no confidence interval.
     """
-    ends = torch.stack([mean_return(collected.rollouts[k]).double() for k in (0, -1)], 1)
+    ends = torch.stack([mean_return(collected.rollouts[k]).cpu().double() for k in (0, -1)], 1)
     before, after = ranks.gather(ends).unbind(1)
     metrics = {"return_after": float(after.mean())}
     if len(collected.rollouts) > 1:
@@ -53,7 +53,7 @@ def inner_gradient_norm(
     total = torch.zeros(tasks, dtype=torch.float64, device="cpu")
     for name in names:
         rate = rate_at(rates[name], params[name], 0)
-        step = ((path[0][name] - path[1][name]) / rate).double()
+        step = ((path[0][name] - path[1][name]) / rate).cpu().double()
         step = step.nan_to_num(0.0, 0.0, 0.0).reshape(len(step), -1)
-        total += step.square().sum(1).cpu()
+        total += step.square().sum(1)
     return float(ranks.gather(total.sqrt()).mean())

@@ -54,7 +54,7 @@ class Weighting:
         weights = replace(self, gae_lambda=inner)(rollout)
         if self.best_reward is None:
             return weights
-        return weights * regret(rollout, self.best_reward)[:, None, None].to(weights.dtype)
+        return weights * regret(rollout, self.best_reward)[:, None, None].to(weights)
 
     def split(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Weights, and the unit ``(task,)`` that each task's are in: 1 if not standardised."""
@@ -64,22 +64,22 @@ class Weighting:
             gae_lambda=self.gae_lambda,
             bootstrap_time_limit=self.bootstrap_time_limit,
             value=self.baseline,
-            standardized=False,
         )
+        like, mask = rollout.rewards, rollout.mask.cpu().double()
         if not self.standardized:
-            return raw, raw.new_ones(len(raw))
-        # In float64, or the rounding of equal weights would be blown up to size 1.
-        wide, mask = raw.double(), rollout.mask.double()
-        return standardize(wide, mask).to(raw.dtype), masked_std(wide, mask).to(raw.dtype)
+            return raw.to(like), like.new_ones(len(raw))
+        return standardize(raw, mask).to(like), masked_std(raw, mask).to(like)
 
 
 def regret(rollout: Rollout, best_reward: float) -> Tensor:
-    """``max(0, best_reward - mean reward)`` over each task's valid steps: ``(task,)``, float64.
+    """``max(0, best_reward - mean reward)`` over each task's valid steps: ``(task,)``.
+
+    In float64 on the CPU.
 
     Polyak's step size ``(f(x) - f*) / |f'(x)|^2`` (Polyak 1987, section 5.3.2) with ``f`` the mean
     cost of a time step; standardised weights stand for its denominator. The cost of a distance has
     a gradient of one length everywhere: only its value tells how far there is to go.
     """
-    rewards, mask = rollout.rewards.double(), rollout.mask.double()
+    rewards, mask = rollout.rewards.cpu().double(), rollout.mask.cpu().double()
     mean = (rewards * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
     return (best_reward - mean).clamp(min=0)
