@@ -1,5 +1,6 @@
 """Meta-policies out of a run directory: adapted as in evaluations, acting, saved."""
 
+import gc
 import inspect
 import pickle
 import subprocess
@@ -390,11 +391,15 @@ def test_without_the_environments_and_experiments(runs: Path) -> None:
 
 @pytest.mark.parametrize("name", ["head", "discrete"])
 def test_policies_can_be_pickled(runs: Path, name: str) -> None:
-    metapolicy = pickle.loads(pickle.dumps(metarl.rl.load(runs / name)))
+    loaded = metarl.rl.load(runs / name)
+    assert loaded in [loaded]  # equal to itself alone
+    metapolicy = pickle.loads(pickle.dumps(loaded))
     env: Any = gymnasium.make("my_package:MyChoice-v0") if name == "discrete" else NAVIGATION
     policy = metapolicy.adapt(env, episodes=3, horizon=4)
     observation = policy.observation_space.sample()
     copied = pickle.loads(pickle.dumps(policy))
+    again = pickle.loads(pickle.dumps(metapolicy)).adapt(env, episodes=3, horizon=4)
+    assert again.returns == policy.returns
     for _ in range(3):
         assert np.array_equal(copied.predict(observation)[0], policy.predict(observation)[0])
 
@@ -441,7 +446,8 @@ def test_numbers_that_mean_nothing_are_refused(env: Any, numbers: Any, said: str
 
 def test_of_ones_own() -> None:
     """No run: module and settings by hand."""
-    module = metarl.rl.policies.CategoricalMLP(2, 3, hidden=(4,))
+    generator = torch.Generator().manual_seed(0)
+    module = metarl.rl.policies.CategoricalMLP(2, 3, hidden=(4,), generator=generator)
     theta, _ = metarl.from_module(module)
     metapolicy = MetaPolicy(theta, module, metarl.InnerLoop(0.5), horizon=9)
     env = Walker(discrete=True)
@@ -561,3 +567,17 @@ def test_a_meta_policy_keeps_what_it_was_given() -> None:
         theta["log_std"].add_(1.0)
     assert torch.equal(best.theta["log_std"], best.module.state_dict()["log_std"])
     assert float(best.theta["log_std"]) == 0
+
+
+def test_adapting_again_and_again_keeps_no_copies() -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(type(x) is metarl.rl.policies.GaussianMLP for x in gc.get_objects())
+
+    policy = metarl.rl.policies.GaussianMLP(2, 2, hidden=(4,))
+    meta = MetaPolicy(metarl.from_module(policy)[0], policy, metarl.InnerLoop(0.1))
+    counts = []
+    for _ in range(4):
+        meta.adapt(NAVIGATION, episodes=2, horizon=4, task={"goal": [0.1, 0.1]})
+        counts.append(alive())
+    assert counts[0] == counts[-1]

@@ -666,6 +666,8 @@ def test_what_has_no_threads_of_its_own_stays_whole() -> None:
     assert [env.num_envs for env in whole] == [16]
     halves = make_halves("metarl/HalfCheetahVelocity-v0", tasks=5, episodes=4, threads=2)
     assert [env.num_envs for env in halves] == [12, 8]
+    (alone,) = make_halves("metarl/HalfCheetahVelocity-v0", tasks=5, episodes=4, threads=1)
+    assert alone.num_envs == 20
     parts = [_native("Navigation2D-v0", 8) for _ in range(2)]
     found = [_play(envs, observation_dim=2, action_dim=2, horizon=20) for envs in (whole, parts)]
     assert _same(*found)

@@ -1,6 +1,7 @@
 """A meta-trained policy to use elsewhere: adapted to an environment, saved."""
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from metarl.inner import InnerLoop, extended_rates
 from metarl.params import Params, from_module, split_rates
 from metarl.rl.acting import Policy, check_spaces
 from metarl.rl.collect import Adapted, adapt_by_acting
-from metarl.rl.objectives import policy_objectives
+from metarl.rl.objectives import PolicyObjectives, policy_objectives
 from metarl.rl.one_task import Env, one_task_sampler
 from metarl.rl.rollout import mean_return
 from metarl.rl.sampler import Sampler
@@ -25,7 +26,7 @@ from metarl.rl.weighting import Weighting
 from metarl.runs.export import export_params
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MetaPolicy:
     """Initial parameters theta of a policy, and how a task adapts them.
 
@@ -67,6 +68,15 @@ class MetaPolicy:
         # Most have trained theta outside of the module, which still holds what it began with.
         module = _with_weights(self.module, split_rates(self.theta)[0])
         object.__setattr__(self, "module", module)
+
+    @functools.cached_property
+    def _objectives(self) -> PolicyObjectives:
+        """Made once: what the core makes of a loss is kept, and the module with it."""
+        _, apply = from_module(self.module)
+        return policy_objectives(apply, self.inner, inner_surrogate=self.inner_surrogate)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: x for name, x in self.__dict__.items() if name != "_objectives"}
 
     def adapt(
         self,
@@ -115,8 +125,6 @@ class MetaPolicy:
         return Policy(module, observation, action, seed=seed, returns=returns)
 
     def _act_and_adapt(self, sampler: Sampler, task: Task | None, steps: int, seed: int) -> Adapted:
-        _, apply = from_module(self.module)
-        objectives = policy_objectives(apply, self.inner, inner_surrogate=self.inner_surrogate)
         params, inner = extended_rates(
             self.theta,
             self.inner,
@@ -127,7 +135,7 @@ class MetaPolicy:
         return adapt_by_acting(
             params,
             policy=self.module,
-            objectives=objectives,
+            objectives=self._objectives,
             sampler=sampler,
             tasks=[task],
             inner=inner,

@@ -47,6 +47,7 @@ def make_halves(
 
     Each has half of the physics threads: while one part waits for its policy the other computes.
     On two cores that took 0.93 of the speed of the physics alone, one batch on two threads 0.69.
+    On one thread there is one part.
     An environment whose ``threaded`` is False computes on the thread that steps it, and stays
     whole: two parts would take turns. On two cores navigation is sampled 1.8 times as fast so.
 
@@ -60,21 +61,19 @@ def make_halves(
     Raises:
         InputError: no such environment, one that takes no threads, or no tasks or episodes.
     """
-    check_counts(tasks=tasks, episodes=episodes)
-    if threads is None:
-        threads = available_cores()
+    threads = available_cores() if threads is None else threads
+    check_counts(tasks=tasks, episodes=episodes, threads=threads)
     first, second = tasks - tasks // 2, tasks // 2
 
     def make(part: int, threads: int) -> VectorEnv[Any, Any, Any]:
         return gymnasium.make_vec(env_id, num_envs=part * episodes, threads=threads, **options)
 
     try:
-        if not second:
-            return [make(first, threads)]
-        each = max(1, threads // 2)
-        half = make(first, each)
+        if not second or threads == 1:
+            return [make(tasks, threads)]
+        half = make(first, threads - threads // 2)
         if getattr(half.unwrapped, "threaded", True):
-            return [half, make(second, each)]
+            return [half, make(second, threads // 2)]
         half.close()
         return [make(tasks, threads)]
     except (GymnasiumError, ImportError) as error:
