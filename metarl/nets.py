@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from .checks import check_choice
 
@@ -41,7 +42,7 @@ class MLP(nn.Module):
         check_choice("activation", activation, tuple(_ACTIVATIONS))
         self.activation = _ACTIVATIONS[activation]
         self.layers = nn.ModuleList(
-            nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(sizes)
+            blank_linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(sizes)
         )
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
@@ -60,6 +61,14 @@ class MLP(nn.Module):
             x = self.activation(layer(x))
         out: Tensor = last(x)
         return out
+
+
+def blank_linear(fan_in: int, fan_out: int) -> nn.Linear:
+    """A linear layer to be filled in: torch's own draws from its global generator first."""
+    device = torch.get_default_device()
+    layer = skip_init(nn.Linear, fan_in, fan_out, device=device)  # type: ignore[no-untyped-call]
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 @torch.no_grad()

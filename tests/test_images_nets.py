@@ -1,6 +1,7 @@
 """The nets against plain torch, batch norm's modes (O8), derivatives, the mapping over tasks."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from metarl.images import (
     sample_episodes,
 )
 from metarl.images.convolution import conv3x3_stride2, output_grid
+from metarl.nets import MLP
+from metarl.rl.policies import GaussianMLP
 
 SMALL = {"filters": 6}
 NETS = {
@@ -138,6 +141,23 @@ def test_initial_weights() -> None:
     assert float(dense.weights[0].abs().max()) <= 0.02
     again = StridedConvNet(20, generator=generator())
     assert all(map(torch.equal, net.parameters(), again.parameters()))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda g: MLP((2, 3), generator=g),
+        lambda g: GaussianMLP(2, 2, generator=g),
+        lambda g: StridedConvNet(2, generator=g),
+        lambda g: DenseNet(2, generator=g),
+    ],
+)
+def test_a_generator_is_all_that_draws(make: Any) -> None:
+    before = torch.get_rng_state()
+    nets = [make(torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert torch.equal(before, torch.get_rng_state())
+    for p, q in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(p, q)
 
 
 def test_beta_and_gamma_stay() -> None:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metarl.nets import blank_linear
+
 from .batch_norm import BatchNorm
 from .convolution import conv3x3_stride2, output_grid, patches_stride2
 
@@ -35,7 +37,7 @@ class _Net(nn.Module):
 
     def __init__(self, features: int, ways: int) -> None:
         super().__init__()
-        self.head = nn.Linear(features, ways)
+        self.head = blank_linear(features, ways)
         nn.init.zeros_(self.head.bias)
 
     def forward(

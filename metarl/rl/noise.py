@@ -1,7 +1,5 @@
 """Noise of the actions, the same for an episode whoever samples it."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,27 +13,23 @@ from metarl.streams import stream
 _ROWS = 4096
 
 
-def draw_noise(
-    rng: np.random.Generator,
-    like: Distribution,
-    *leading: int,
-    dtype: type[np.float32] | type[np.float64] = np.float64,
-) -> NDArray[Any]:
+def draw_noise(rng: np.random.Generator, like: Distribution, *leading: int) -> NDArray[np.float32]:
     """What `sample` needs of distributions ``(*leading, action)``, by their kind.
+
+    In float32: of float64 the largest uniform numbers would round to 1 there.
 
     Args:
         rng: draws it.
         like: tells the kind and the number of actions; its own leading dimensions do not matter.
         leading: dimensions before the last one.
-        dtype: of the noise.
 
     Returns:
         Standard normal ``(*leading, action)`` for `Gaussian`, uniform ``leading`` for
         `Categorical`.
     """
     if isinstance(like, Gaussian):
-        return rng.standard_normal((*leading, like.mean.shape[-1]), dtype=dtype)
-    return rng.random(leading, dtype=dtype)
+        return rng.standard_normal((*leading, like.mean.shape[-1]), dtype=np.float32)
+    return rng.random(leading, dtype=np.float32)
 
 
 def action_noise(seed: int, out: Rollout, first: int) -> Tensor:
@@ -51,6 +45,6 @@ def action_noise(seed: int, out: Rollout, first: int) -> Tensor:
     for block in range(first // _ROWS, -(-(first + rows) // _ROWS)):
         rng = stream(seed, "action-noise", *([block] if block else []))
         low, high = max(first - block * _ROWS, 0), min(first + rows - block * _ROWS, _ROWS)
-        parts.append(draw_noise(rng, out.distribution, high, horizon, dtype=np.float32)[low:])
+        parts.append(draw_noise(rng, out.distribution, high, horizon)[low:])
     noise = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return torch.from_numpy(noise).to(out.actions.device)
