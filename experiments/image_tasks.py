@@ -72,9 +72,9 @@ class ChosenTasks:
     def part(self, rows: slice = slice(None)) -> Tasks:
         """Some of the tasks, with their images."""
         index = EpisodeIndex(*(x[rows] for x in self.index))
-        episodes = gather_episodes(self.data, index, device=self.machine.device)
-        dtype = self.machine.torch_dtype
-        return Tasks(*(e._replace(images=e.images.to(dtype)) for e in episodes))
+        machine = self.machine
+        both = gather_episodes(self.data, index, dtype=machine.torch_dtype, device=machine.device)
+        return Tasks(*both)
 
 
 def build_net(config: Config, generator: torch.Generator) -> torch.nn.Module:

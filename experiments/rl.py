@@ -8,6 +8,7 @@ import torch
 
 import metarl
 from metarl.distributed import ALONE, Ranks
+from metarl.inner import adapting
 from metarl.rl.collect import Collected, collect_meta_batch
 from metarl.rl.maml import meta_step
 from metarl.rl.objectives import policy_objectives
@@ -101,9 +102,8 @@ class PolicyLearner:
         config = self.config
         params, _ = metarl.from_module(self._policy(seed))
         if config.learned_lr != "no":
-            adapted = self.inner.adapted or (lambda name: True)
             params |= metarl.learned_rates(
-                {name: p for name, p in params.items() if adapted(name)},
+                {name: params[name] for name in adapting(params, self.inner)},
                 config.inner_lr,
                 per="tensor" if config.learned_lr == "tensor" else "element",
                 steps=config.inner_steps if config.lr_per_step else None,

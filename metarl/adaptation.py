@@ -8,10 +8,11 @@ import torch
 from torch.utils._pytree import tree_map, tree_structure
 
 from .errors import InputError
-from .inner import InnerLoop, Loss, adapt_path_one, supports_of
+from .inner import InnerLoop, Loss, adapt_path_one, adapting, supports_of
 from .kept import kept
 from .mapping import ChunkFunction, count_tasks, each, resolve_mapping, run_chunks
 from .params import Params, expand_params, split_rates
+from .rates import rate_of
 
 
 def adapt_path(
@@ -121,9 +122,10 @@ def split_inner(inner: InnerLoop, params: Params) -> tuple[InnerLoop, Params]:
     would a weight of the multi-step loss.
     """
     options = dataclasses.replace(inner, lr=0.0)
-    if isinstance(inner.lr, dict):
-        return options, inner.lr
     model, learned = split_rates(params)
+    if isinstance(inner.lr, dict):
+        lr = inner.lr  # one of no parameter is refused later
+        return options, {n: rate_of(x, model[n]) if n in model else x for n, x in lr.items()}
     kinds = {(p.dtype, p.device) for p in model.values()}
     same = {kind: torch.full((), inner.lr, dtype=kind[0], device=kind[1]) for kind in kinds}
     return options, {n: same[p.dtype, p.device] for n, p in model.items() if n not in learned}
@@ -133,7 +135,7 @@ def split_inner(inner: InnerLoop, params: Params) -> tuple[InnerLoop, Params]:
 def _paths(loss: Loss, options: InnerLoop) -> ChunkFunction:
     def path(shared: Any, supports: Any) -> list[Params]:
         params, lr = shared
-        names = [n for n in split_rates(params)[0] if options.adapted is None or options.adapted(n)]
+        names = adapting(split_rates(params)[0], options)
         steps = adapt_path_one(loss, params, supports, dataclasses.replace(options, lr=lr))
         return [{name: step[name] for name in names} for step in steps[1:]]
 

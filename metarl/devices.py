@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 
 def available_cores() -> int:
@@ -30,6 +30,5 @@ def find_device(name: str) -> str:
         # The number is asked for: some devices, such as "meta", only pretend.
         torch.zeros((), device=name).item()
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used here: {reason}") from None
+        raise InputError(f"device {name!r} cannot be used here: {first_line(error)}") from None
     return name

@@ -41,9 +41,10 @@ def gauss_newton(
 
     Theta changed in place counts as another, unless it is changed behind torch's back (``.data``).
     """
+    products = mapping
     if mapping == Mapping("chunk", 1, False) and not autocast_active():
         # A product only replays recorded operations, which leaves the interpreter to others.
-        mapping = mapping._replace(kind="threads")
+        products = mapping._replace(kind="threads")
     # The tensors themselves, not their ids: a tensor that is no more gives its id to the next.
     here: list[tuple[Tensor, int]] = []
     linearised: list[Product] = []
@@ -64,7 +65,7 @@ def gauss_newton(
             fv: Params = map_items(
                 lambda chunk: chunk(v),
                 linearised,
-                mapping,
+                products,
                 gather=lambda sums: mean_of_chunks(sums, data, reduce),
             )
         return fv

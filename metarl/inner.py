@@ -22,7 +22,8 @@ Loss = Callable[[Params, Any], Any]
 A pure function of its two arguments. Mapped by vmap, its Python code runs once for all tasks;
 compiled, once for each set of shapes: Python numbers and branches, and which tensors it closes
 over, stay as they were then. What changes from call to call belongs in ``params`` or ``batch``.
-Random numbers, such as dropout's, follow torch's generator unless the loss is compiled.
+Random numbers, such as dropout's, follow torch's generator unless the loss is compiled, and are
+the same each time unless it is mapped on threads, which race for it.
 Meta-gradients go to ``params`` alone, not to what a loss closes over.
 """
 
@@ -46,7 +47,8 @@ class InnerLoop:
         recompute: keep only the parameters between steps for the meta-gradient, and compute each
             step again where it is differentiated: memory of one step instead of all, for about
             one more evaluation of every inner gradient. Random numbers of the loss, such as
-            dropout's, are repeated then, which takes a mapping without threads and compiling.
+            dropout's, are repeated then, on the CPU and on CUDA, which takes a mapping without
+            threads and compiling.
             What the loss closes over is a constant of these steps, without a gradient from them:
             what is to be learned belongs in theta.
     """
@@ -89,6 +91,11 @@ class InnerLoop:
             raise InputError(f"InnerLoop.clip is {self.clip}: it must be above 0")
 
 
+def adapting(params: Iterable[str], inner: InnerLoop) -> list[str]:
+    """Names of the parameters that move."""
+    return [name for name in params if inner.adapted is None or inner.adapted(name)]
+
+
 def adapt_path_one(
     loss: Loss, theta: Params, supports: Sequence[Any], inner: InnerLoop
 ) -> list[Params]:
@@ -107,7 +114,7 @@ def adapt_path_one(
         InputError: no parameter moves; a step size is missing, unused or of the wrong shape.
     """
     params, learned = split_rates(theta)
-    names = [name for name in params if inner.adapted is None or inner.adapted(name)]
+    names = adapting(params, inner)
     rates = resolve_rates(inner.lr, learned, params, names)
     state = OPTIMIZERS[inner.optimizer].start({name: params[name] for name in names})
     path = [params]
@@ -194,7 +201,7 @@ def extended_rates(
     params, learned = split_rates(theta)
     if steps == 0:
         return params, inner
-    names = [name for name in params if inner.adapted is None or inner.adapted(name)]
+    names = adapting(params, inner)
     rates = resolve_rates(inner.lr, learned, params, names)
     lr = {}
     for name in names:

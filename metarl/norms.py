@@ -5,12 +5,18 @@ tenth when vmap maps their weights (pytorch/functorch issue 534), and none beyon
 Its weight norm is differentiated once correctly and twice wrongly, mapped or not.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import InputError
+
+_IN_PLACE = (
+    "the norm of {} updates running statistics in place, which is no function of parameters and "
+    "inputs: give it none (moments of the batch at hand), or stored moments alone"
+)
 
 
 def layer_norm(
@@ -38,11 +44,10 @@ def batch_norm(
     """``input (batch, channel, ...)``."""
     del momentum
     if training and running_mean is not None:
-        raise InputError(
-            "a batch norm updates running statistics in place, which is no function of parameters "
-            "and inputs: give it none (moments of the batch at hand), or training=False"
-        )
+        raise InputError(_IN_PLACE.format("a batch"))
     dims = [d for d in range(input.ndim) if d != 1]
+    if running_mean is None:
+        _check_several(input, dims)
     return _channel_norm(input, running_mean, running_var, weight, bias, dims, eps)
 
 
@@ -58,8 +63,21 @@ def instance_norm(
 ) -> Tensor:
     """``input (batch, channel, ...)``."""
     del momentum
-    stored = (None, None) if use_input_stats else (running_mean, running_var)
-    return _channel_norm(input, *stored, weight, bias, list(range(2, input.ndim)), eps)
+    if use_input_stats and running_mean is not None:
+        raise InputError(_IN_PLACE.format("an instance"))
+    dims = list(range(2, input.ndim))
+    if use_input_stats:
+        _check_several(input, dims)
+    return _channel_norm(input, running_mean, running_var, weight, bias, dims, eps)
+
+
+def _check_several(x: Tensor, dims: list[int]) -> None:
+    """Refuse, like torch, moments of single values, which leave nothing of them."""
+    if math.prod(x.shape[d] for d in dims) == 1:
+        raise InputError(
+            f"a norm over one value of each channel, of an input {tuple(x.shape)}, gives 0 "
+            "whatever the value: give it more"
+        )
 
 
 def _channel_norm(

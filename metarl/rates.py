@@ -137,10 +137,15 @@ def resolve_rates(
         elif not isinstance(lr, dict):
             rates[name] = lr
         elif name in lr:
-            rates[name] = lr[name]
+            rates[name] = rate_of(lr[name], params[name])
         else:
             raise InputError(f"InnerLoop.lr has no step size for {name}, which adapts")
     return rates
+
+
+def rate_of(rate: Tensor | float, p: Tensor) -> Tensor:
+    """A step size of `InnerLoop.lr` in its parameter's type and on its device."""
+    return torch.as_tensor(rate, dtype=p.dtype, device=p.device)
 
 
 def rate_at(rate: Tensor | float, p: Tensor, step: int) -> Tensor | float:

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,21 +18,24 @@ from .errors import InputError
 from .threads import on_worker
 
 _TENSOR = object()
+_repeating = threading.RLock()
 
 
 def recomputed(fn: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, which keeps its arguments for its derivative and nothing else.
 
-    Random numbers, such as dropout's, are drawn again as they were: torch's generators start each
-    later call where they started the first, and are left where they stood.
+    Random numbers, such as dropout's, are drawn again as they were: torch's generators, those of
+    the CPU and of CUDA, start each later call where they started the first, and are left where they
+    stood.
 
     Args:
         fn: pure but for torch's random numbers; all the tensors it depends on are among its
             arguments, in any nesting of tuples and dicts, and what it returns is nested likewise.
 
     Raises:
-        InputError: of the function returned: ``fn`` draws random numbers that cannot be drawn
-            again, since worker threads share the generator or a compiled program has its own.
+        InputError: of the function returned: ``fn``, or another worker beside it, draws random
+            numbers. They cannot be drawn again, since worker threads share the generator or a
+            compiled program has its own.
     """
 
     def run(*arguments: Any) -> Any:
@@ -64,26 +68,30 @@ class _Draws:
     def __init__(self, devices: Iterable[torch.device]) -> None:
         self._gpus = sorted({d.index for d in devices if d.type == "cuda"})
         self._start: list[Tensor] | None = None
+        self._any = False
 
     @contextlib.contextmanager
     def the_same(self) -> Iterator[None]:
         """What is drawn within is what was drawn within the first time."""
-        if self._start is not None:
-            with torch.random.fork_rng(self._gpus):
+        if self._start is None:
+            self._start = self._states()
+            yield
+            both = zip(self._start, self._states(), strict=True)
+            self._any = not all(np.array_equal(a.numpy(), b.numpy()) for a, b in both)
+            if self._any and (on_worker() or get_proxy_mode() is not None):
+                raise InputError(
+                    "a loss draws random numbers, as dropout does, which recompute=True repeats "
+                    "only with mapping 'vmap' or 'chunk:N', not compiled"
+                )
+        elif self._any:
+            # Workers that replay products of several tasks share the generator.
+            with _repeating, torch.random.fork_rng(self._gpus):
                 torch.set_rng_state(self._start[0])
                 for gpu, state in zip(self._gpus, self._start[1:], strict=True):
                     torch.cuda.set_rng_state(state, gpu)
                 yield
-            return
-        self._start = self._states()
-        yield
-        if on_worker() or get_proxy_mode() is not None:
-            drawn = zip(self._start, self._states(), strict=True)
-            if not all(np.array_equal(a.numpy(), b.numpy()) for a, b in drawn):
-                raise InputError(
-                    "the inner loss draws random numbers, as dropout does, which recompute=True "
-                    "repeats only with mapping 'vmap' or 'chunk:N', not compiled"
-                )
+        else:
+            yield
 
     def _states(self) -> list[Tensor]:
         return [torch.get_rng_state(), *(torch.cuda.get_rng_state(gpu) for gpu in self._gpus)]

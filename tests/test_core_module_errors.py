@@ -7,8 +7,10 @@ import pytest
 import torch
 from modules import X, Y, built
 from torch import Tensor, nn
+from torch.nn import functional
 
 from metarl import InnerLoop, InputError, from_module, meta_loss
+from metarl.elementary import Elementary
 from metarl.supervised.losses import mean_squared_error
 from metarl.supervised.sinusoid import Regression
 
@@ -54,6 +56,20 @@ def test_what_cannot_be_adapted_is_named(name: str) -> None:
     build, way_out = NAMED[name]
     with pytest.raises(InputError, match=way_out):
         from_module(nn.ModuleDict({"part": build()}))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda x: functional.batch_norm(x[:1], None, None, training=True), "over one value"),
+        (lambda x: functional.instance_norm(x[..., None]), "over one value"),
+        (lambda x: functional.batch_norm(x, x[0], x[0], training=True), "a batch updates"),
+        (lambda x: functional.instance_norm(x[..., None], x[0], x[0]), "an instance updates"),
+    ],
+)
+def test_norms_refuse_what_torch_does_not_do_as_a_function(call: Any, said: str) -> None:
+    with Elementary(), pytest.raises(InputError, match=said):
+        call(torch.rand(3, 4))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from metarl import (
     resolve_mapping,
     split_rates,
 )
+from metarl.adaptation import split_inner
 from metarl.gauss_newton import GaussNewton
 from metarl.mapping import Mapping
 from metarl.nets import MLP
@@ -85,6 +86,21 @@ def test_step_sizes_by_name_are_numbers_or_tensors() -> None:
     by_name = {n: 0.1 if "bias" in n else torch.tensor(0.1, dtype=F64) for n in S.params}
     found, one = (adapt_tasks(S.loss, S.params, S.supports, InnerLoop(lr)) for lr in (by_name, 0.1))
     assert all(torch.allclose(found[n], one[n], rtol=1e-12) for n in one)
+
+
+def test_rates_take_the_type_of_their_parameters() -> None:
+    """Numbers by name are no part of a compiled program, and wider tensors widen nothing."""
+    params = {n: p.detach().float() for n, p in S.params.items()}
+    narrow = [Regression(*(x.float() for x in support)) for support in S.supports[:1]]
+    first, *others = params
+    for rate in (0.1, torch.full_like(params[first], 0.1, dtype=F64)):
+        inner = InnerLoop({first: rate, **dict.fromkeys(others, 0.1)})
+        assert all(isinstance(x, Tensor) for x in split_inner(inner, params)[1].values())
+        for adapted in (
+            adapt_tasks(S.loss, params, narrow, inner),
+            adapt(S.loss, params, [task(narrow[0], 0)], inner),
+        ):
+            assert {p.dtype for p in adapted.values()} == {torch.float32}
 
 
 def test_rates_are_learned_by_torch_optim() -> None:

@@ -78,6 +78,35 @@ def test_random_numbers_are_drawn_again_as_they_were(
     assert rel(with_dropout(again(inner), mapping)[0], kept) > 1e-3
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_random_numbers_of_fisher_products(recompute: bool) -> None:
+    """Tasks are linearised in their order, and products may be replayed on threads."""
+    net = nn.Sequential(nn.Linear(1, 10), nn.Tanh(), nn.Dropout(0.5), nn.Linear(10, 1))
+    params, apply = from_module(net, dtype=F64)
+    s, loss = sinusoids(tasks=8, width=10), mean_squared_error(apply)
+    inner = dataclasses.replace(InnerLoop(0.05), recompute=recompute)
+    v = {n: draw(*p.shape, seed=3) for n, p in params.items()}
+
+    def outputs(theta: Params, data: Any) -> torch.Tensor:
+        x: torch.Tensor = loss(adapt(loss, theta, data[0], inner), data[1])
+        return x[None]
+
+    def fn(theta: Params, data: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return outputs(theta, data)[0], outputs(theta, data)[0]
+
+    fisher = GaussNewton(outputs, lambda here, there, _: (here - there).square().sum() / 2)
+    found = []
+    torch.set_num_threads(4)
+    try:
+        for _ in range(12):
+            torch.manual_seed(1)
+            objective = mean_over_tasks(fn, (s.supports, s.query), fisher=fisher, mapping="chunk:1")
+            found.append(flat(objective.fisher(params, v)))
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(x, found[0]) for x in found)
+
+
 def test_random_numbers_that_cannot_be_repeated_are_refused() -> None:
     torch.set_num_threads(2)
     try:

@@ -57,6 +57,18 @@ def test_invariants_over_2000_episodes(ways: int, shots: int, queries: int) -> N
         check(draw(3, i, ways, shots, queries), ways, shots, queries)
 
 
+def test_images_of_another_type() -> None:
+    shape: Any = {"tasks": 2, "ways": 3, "shots": 1, "queries": 2}
+    wide, usual = (
+        sample_episodes(glyphs(5), stream(0, "wide"), dtype=dtype, **shape)
+        for dtype in (torch.float64, torch.float32)
+    )
+    for a, b in zip(wide, usual, strict=True):
+        assert a.images.dtype == torch.float64
+        assert torch.allclose(a.images.float(), b.images)
+        assert torch.equal(a.labels, b.labels)
+
+
 def test_mutants_are_seen() -> None:
     index = draw(3, 0, 5, 1, 1)
     leak = index._replace(query=index.support)

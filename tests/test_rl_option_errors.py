@@ -33,11 +33,13 @@ def objectives(**options: Any) -> Any:
     return policy_objectives(no_policy, InnerLoop(), **options)
 
 
-def promp(epochs: int, *, elsewhere: bool = False) -> Any:
+def promp(epochs: int, held: str = "theta") -> Any:
     setting = walk()
     _, optimizer = updated(setting, "promp")
-    if elsewhere:  # as of the module, whose parameters theta are copies of
+    if held == "module":  # whose parameters theta are copies of
         optimizer = torch.optim.Adam(setting.policy.parameters())
+    elif held == "some":  # as if learned step sizes had come after it
+        optimizer = torch.optim.Adam(list(setting.theta.values())[:-1])
     own = setting.options["objectives"]
 
     def update(theta: Any, data: Any, clock: Any) -> Any:
@@ -94,7 +96,8 @@ WRONG: dict[str, Callable[[], Any]] = {
     "discount is 99: it must be at least 0 and": lambda: Weighting(discount=99),
     "inner_gae_lambda is -0.5: it must be": lambda: Weighting(inner_gae_lambda=-0.5),
     "fraction is 10: it must be above 0 and": lambda: tenfold(),
-    "the optimiser holds none of theta": lambda: promp(1, elsewhere=True),
+    "the optimiser does not hold log_std": lambda: promp(1, "module"),
+    "the optimiser does not hold mean": lambda: promp(1, "some"),
     "envs is a single environment: give vector": lambda: Sampler(
         gymnasium.make(NAVIGATION),  # type: ignore[arg-type]
         episodes=1,

@@ -74,13 +74,18 @@ def draw_episodes(
 
 
 def gather_episodes(
-    data: ImageClasses, index: EpisodeIndex, *, device: torch.device | str = "cpu"
+    data: ImageClasses,
+    index: EpisodeIndex,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> tuple[Episode, Episode]:
     """Support and query of an index; images in order of class, /255.
 
     Args:
         data: the classes that the index counts.
         index: see `draw_episodes`.
+        dtype: of the images.
         device: where the tensors go; images cross over as bytes.
 
     Returns:
@@ -92,8 +97,8 @@ def gather_episodes(
     """
     _check_images(data.images, turned=bool(index.turns.any()))
     return (
-        _gather(data, index, index.support, device),
-        _gather(data, index, index.query, device),
+        _gather(data, index, index.support, dtype, device),
+        _gather(data, index, index.query, dtype, device),
     )
 
 
@@ -107,6 +112,7 @@ def sample_episodes(
     queries: int,
     rotate: bool = True,
     rows: slice = slice(None),
+    dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> tuple[Episode, Episode]:
     """`draw_episodes` from all of ``data``, then `gather_episodes` for some ``rows`` of them."""
@@ -120,7 +126,8 @@ def sample_episodes(
         queries=queries,
         rotate=rotate,
     )
-    return gather_episodes(data, EpisodeIndex(*(x[rows] for x in index)), device=device)
+    part = EpisodeIndex(*(x[rows] for x in index))
+    return gather_episodes(data, part, dtype=dtype, device=device)
 
 
 def repeat_support(support: Episode, steps: int) -> list[Episode]:
@@ -165,7 +172,11 @@ def _check_images(images: np.ndarray, *, turned: bool) -> None:
 
 
 def _gather(
-    data: ImageClasses, index: EpisodeIndex, chosen: np.ndarray, device: torch.device | str
+    data: ImageClasses,
+    index: EpisodeIndex,
+    chosen: np.ndarray,
+    dtype: torch.dtype,
+    device: torch.device | str,
 ) -> Episode:
     tasks, ways, each = chosen.shape
     images = data.images[index.classes[:, :, None], chosen]
@@ -175,4 +186,4 @@ def _gather(
             images[of_turn] = np.rot90(images[of_turn], turn, axes=(-2, -1))
     pixels = torch.from_numpy(images).to(device).flatten(1, 2)
     labels = torch.arange(ways, device=device).repeat_interleave(each).repeat(tasks, 1)
-    return Episode(pixels.float() / 255, labels)
+    return Episode(pixels.to(dtype) / 255, labels)

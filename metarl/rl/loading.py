@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from metarl.devices import find_device
-from metarl.errors import InputError
+from metarl.errors import InputError, first_line
 from metarl.inner import InnerLoop
 from metarl.params import Params, split_rates
 from metarl.rl.metapolicy import MetaPolicy, bare_id
@@ -39,7 +39,7 @@ def load(run: str | Path, *, last: bool = False, device: str = "cpu") -> MetaPol
     try:
         return _built(config["config"], _tensors(snapshot.params, device))
     except (KeyError, TypeError, AttributeError, RuntimeError, InputError) as error:
-        told = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        told = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise InputError(f"{run} holds no policy of this version ({name}): {told}") from None
 
 

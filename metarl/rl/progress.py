@@ -5,7 +5,7 @@ import math
 import torch
 
 from metarl.distributed import ALONE, Ranks
-from metarl.inner import InnerLoop
+from metarl.inner import InnerLoop, adapting
 from metarl.params import Params, split_rates
 from metarl.rates import rate_at, resolve_rates
 from metarl.rl.collect import Collected
@@ -47,7 +47,7 @@ def inner_gradient_norm(
     if len(path) < 2:
         return 0.0
     params, learned = split_rates(theta)
-    names = [name for name in params if inner.adapted is None or inner.adapted(name)]
+    names = adapting(params, inner)
     rates = resolve_rates(inner.lr, learned, params, names)
     tasks = len(next(iter(path[0].values())))
     total = torch.zeros(tasks, dtype=torch.float64, device="cpu")

@@ -103,7 +103,7 @@ def adam_update(
         The same theta, moved, and metrics.
 
     Raises:
-        InputError: the optimiser holds none of theta.
+        InputError: the optimiser does not hold all of theta that moves.
         NonFiniteError: loss, KL or gradient; theta has not moved.
     """
     _check_held(theta, optimizer)
@@ -190,10 +190,12 @@ def next_penalty(penalty: float, inner_kl: float, *, target_kl: float) -> float:
 
 def _check_held(theta: Params, optimizer: torch.optim.Optimizer) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not any(id(p) in held for p in theta.values()):
+    missing = [name for name in moving(theta) if id(theta[name]) not in held]
+    if missing:
         raise InputError(
-            "the optimiser holds none of theta, and would move nothing: build it from "
-            "theta.values(), which are not the module's own parameters, and anew for a new theta"
+            f"the optimiser does not hold {missing[0]}, which would not move: build it from "
+            "theta.values(), which are not the module's own parameters, and anew for a new theta; "
+            "what is to stay as it is takes requires_grad_(False)"
         )
 
 
