@@ -90,21 +90,22 @@ class Quiet:
 
 
 class _Clock:
-    """Rate and remaining time; what comes before the first update (compiling) counts once only."""
+    """Rate and remaining time, without what comes before the first update, such as compiling."""
 
-    def __init__(self, start: int, end: int, minutes: float | None) -> None:
+    def __init__(self, end: int, minutes: float | None) -> None:
         self.end, self.minutes = end, minutes
         self.began = time.monotonic()
-        self.anchor = (start, self.began)
-        self.warm = False
+        self.first: tuple[int, float] | None = None
 
-    def rate(self, iteration: int) -> float:
+    def told(self, iteration: int) -> tuple[str, str]:
+        """Rate and remaining time in words; empty at the first update."""
         now = time.monotonic()
-        done, since = self.anchor
-        value = (iteration - done) / max(now - since, 1e-9)
-        if not self.warm:
-            self.anchor, self.warm = (iteration, now), True
-        return value
+        if self.first is None:
+            self.first = iteration, now
+            return "", ""
+        done, since = self.first
+        rate = (iteration - done) / max(now - since, 1e-9)
+        return per_second(rate), f"ETA {clock(self.remaining(iteration, rate))}"
 
     def remaining(self, iteration: int, rate: float) -> float:
         left = (self.end - iteration) / max(rate, 1e-9)
@@ -147,17 +148,16 @@ class _Lines:
         minutes: float | None,
         stream: TextIO,
     ) -> None:
+        del start  # a line says what is done
         self.name, self.shown, self.stream = name, shown, stream
-        self.clock = _Clock(start, end, minutes)
+        self.clock = _Clock(end, minutes)
         self.printed = time.monotonic()
         self.pending: str | None = None
 
     def update(self, iteration: int, metrics: dict[str, float]) -> None:
-        rate = self.clock.rate(iteration)
-        self.pending = (
-            f"{self.name}  {iteration}/{self.clock.end}  {adaptation(self.shown, metrics)}  "
-            f"{per_second(rate)}  ETA {clock(self.clock.remaining(iteration, rate))}"
-        )
+        at = f"{iteration}/{self.clock.end}"
+        parts = (self.name, at, adaptation(self.shown, metrics), *self.clock.told(iteration))
+        self.pending = "  ".join(filter(None, parts))
         if time.monotonic() - self.printed >= LINE_SECONDS:
             self._flush()
 
@@ -187,14 +187,14 @@ class _Bar:
         stream: TextIO,
     ) -> None:
         self.shown = shown
-        self.clock = _Clock(start, end, minutes)
+        self.clock = _Clock(end, minutes)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[metrics]}"),
             TextColumn("{task.fields[rate]}"),
-            TextColumn("ETA {task.fields[eta]}"),
+            TextColumn("{task.fields[eta]}"),
             console=Console(file=stream),
             refresh_per_second=4,
         )
@@ -204,14 +204,14 @@ class _Bar:
         self.progress.start()
 
     def update(self, iteration: int, metrics: dict[str, float]) -> None:
-        rate = self.clock.rate(iteration)
+        rate, eta = self.clock.told(iteration)
         # Draws nothing by itself: a thread does.
         self.progress.update(
             self.task,
             completed=iteration,
             metrics=adaptation(self.shown, metrics),
-            rate=per_second(rate),
-            eta=clock(self.clock.remaining(iteration, rate)),
+            rate=rate,
+            eta=eta,
         )
 
     def say(self, text: str) -> None:

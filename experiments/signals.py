@@ -83,7 +83,7 @@ def stop_request() -> Iterator[StopRequest]:
         yield request
     except Exception as error:
         # Compiled code tells of an exception inside it by one of its own.
-        if request.due and request.signum is not None and not isinstance(error, MetarlError):
+        if request.signum is not None and not isinstance(error, MetarlError):
             raise Abandoned(request.signum) from error
         raise
     finally:

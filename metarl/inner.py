@@ -156,7 +156,7 @@ def _step(loss: Loss, inner: InnerLoop, names: list[str]) -> Callable[..., tuple
 
         def support_loss(moving: Params) -> Tensor:
             with Elementary():
-                return first(checked(loss({**seen, **moving}, support)))
+                return depending(first(checked(loss({**seen, **moving}, support))))
 
         gradient = torch.func.grad(support_loss)({name: seen[name] for name in names})
         if inner.first_order:
@@ -238,6 +238,20 @@ def checked(output: Any) -> Any:
             "NamedTuple of scalars with the loss first"
         )
     return output
+
+
+def depending(loss: Tensor) -> Tensor:
+    """A loss that is to be differentiated by its parameters.
+
+    Raises:
+        InputError: it does not depend on them.
+    """
+    if not loss.requires_grad:
+        raise InputError(
+            "a loss does not depend on the params it was given: it has to call apply(params, ...), "
+            "not a module, whose parameters are its own"
+        )
+    return loss
 
 
 def _clipped(gradient: Params, bound: float) -> Params:

@@ -148,6 +148,10 @@ def _problem(
     """The function of one task, what all tasks share, and the data of each."""
     supports = supports_of(supports)
     queries = queries_of(query, supports)
+    if step_weights is not None and _wants_gradients(list(step_weights)):
+        raise InputError(
+            "step_weights require gradients, which a meta-gradient would not give them: detach them"
+        )
     weights = None if step_weights is None else tuple(float(w) for w in step_weights)
     if weights is not None and (not weights or len(weights) != len(supports)):
         raise InputError(

@@ -1,17 +1,24 @@
 """Modules made fit to be mapped over tasks and differentiated twice, or named where they cannot."""
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch._C import _functorch
+from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.utils._pytree import tree_leaves
 
 from .errors import InputError
 
 ONE_TASK_AT_A_TIME = "map one task at a time (mapping='chunk:1' or 'threads')"
+_NO_FUNCTION = (
+    ", which is no function of parameters and inputs: return the new value instead, or call "
+    ".eval() if that stops it"
+)
 
 
 def prepare_module(
@@ -43,6 +50,37 @@ def copy_outside_transforms(module: nn.Module) -> nn.Module:
         return elsewhere.submit(copy.deepcopy, module).result()
 
 
+def buffers_of(module: nn.Module) -> list[tuple[str, nn.Module, str, Tensor | None]]:
+    """Path, owner, name there and value of every buffer."""
+    return [
+        (".".join(filter(None, (path, name))), part, name, x)
+        for path, part in module.named_modules()
+        for name, x in part._buffers.items()
+    ]
+
+
+@contextlib.contextmanager
+def constant(buffers: list[tuple[str, nn.Module, str, Tensor | None]]) -> Iterator[None]:
+    """A call of a module that must leave its buffers as they are, see `buffers_of`.
+
+    Raises:
+        InputError: it gave one another value, in place or as another tensor, which is taken back.
+    """
+    versions = [None if x is None else x._version for *_, x in buffers]
+    changed = []
+    try:
+        yield
+    finally:
+        for (path, part, name, x), version in zip(buffers, versions, strict=True):
+            if part._buffers.get(name) is not x:
+                part._buffers[name] = x
+                changed.append(path)
+            elif x is not None and x._version != version:
+                changed.append(path)
+    if changed:
+        raise InputError(f"the module changes its buffer {changed[0]}{_NO_FUNCTION}")
+
+
 def raise_named(error: RuntimeError, module: nn.Module, arguments: Any) -> NoReturn:
     """Raise ``error``, of ``module`` called with ``arguments``, with the path of the submodule.
 
@@ -58,10 +96,7 @@ def raise_named(error: RuntimeError, module: nn.Module, arguments: Any) -> NoRet
         frames = frames.tb_next
     where, said = f"{paths[part]} ({type(part).__name__})", str(error).partition("\n")[0]
     if "mutate a captured Tensor" in said:
-        raise InputError(
-            f"{where} changes a tensor of its own in place, which is no function of parameters "
-            "and inputs: return the new value instead, or call .eval() if that stops it"
-        ) from error
+        raise InputError(f"{where} changes a tensor of its own in place{_NO_FUNCTION}") from error
     mapped = any(_is_mapped(x) for x in tree_leaves(arguments) if isinstance(x, Tensor))
     if mapped and ("vmap" in said or "Batching rule" in said):
         raise InputError(
@@ -101,6 +136,12 @@ def _check_differentiable(path: str, part: nn.Module) -> None:
                 f"{kind} updates running statistics in place, which cannot be mapped over tasks: "
                 "build it with track_running_stats=False (moments of the batch at hand), or call "
                 ".eval() to use its stored statistics"
+            )
+    elif isinstance(part, _SpectralNorm):
+        if part.training:
+            raise InputError(
+                f"{kind} goes on with its power iteration at every call, which is no function of "
+                "parameters and inputs: call .eval() to use its singular vectors as they are"
             )
     elif isinstance(part, nn.EmbeddingBag):
         raise InputError(

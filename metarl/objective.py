@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
 from .gauss_newton import GaussNewton, gauss_newton
-from .inner import first
+from .inner import depending, first
 from .kept import kept
 from .mapping import ChunkFunction, Mapping, each, resolve_mapping
 from .params import Params
@@ -135,7 +135,7 @@ def gradients(fn: Callable[..., Any]) -> ChunkFunction:
 
         def total(theta: Params) -> Any:
             outputs = summed((theta, *rest), data)
-            return first(outputs), outputs
+            return depending(first(outputs)), outputs
 
         return torch.func.grad(total, has_aux=True)(theta)
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from .elementary import Elementary
 from .errors import InputError
-from .modules import copy_outside_transforms, prepare_module, raise_named
+from .modules import buffers_of, constant, copy_outside_transforms, prepare_module, raise_named
 
 Params = dict[str, Tensor]
 """Name -> tensor. Parameters adapted to tasks have one leading task dimension."""
@@ -99,11 +99,12 @@ def from_module(
             with Elementary():
                 return functional_call(module, params, inputs, kwargs)
         # functional_call swaps the module's tensors for a while: each thread needs its own module.
-        own = local.__dict__.get("module")
-        if own is None:
-            own = local.module = copy_outside_transforms(module)
+        if not hasattr(local, "module"):
+            local.module = copy_outside_transforms(module)
+            local.buffers = buffers_of(local.module)
+        own: nn.Module = local.module
         try:
-            with Elementary():
+            with Elementary(), constant(local.buffers):
                 return functional_call(own, params, inputs, kwargs)
         except RuntimeError as error:
             raise_named(error, own, (params, inputs, kwargs))

@@ -8,8 +8,9 @@ import torch
 from modules import X, Y, built
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 
-from metarl import InnerLoop, InputError, from_module, meta_loss
+from metarl import InnerLoop, InputError, adapt, from_module, meta_loss
 from metarl.elementary import Elementary
 from metarl.supervised.losses import mean_squared_error
 from metarl.supervised.sinusoid import Regression
@@ -40,8 +41,21 @@ def old_weight_norm() -> nn.Module:
     return layer
 
 
+class Moving(nn.Linear):
+    """Running statistics by hand."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return super().forward(x - self.mean)
+
+
 NAMED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "running statistics": (lambda: nn.BatchNorm1d(3), "track_running_stats=False"),
+    "power iteration": (lambda: spectral_norm(nn.Linear(4, 4)), r"call \.eval\(\)"),
     "embedding bag": (lambda: nn.EmbeddingBag(7, 4), "use nn.Embedding"),
     "sparse": (lambda: nn.Embedding(7, 4, sparse=True), "sparse=False"),
     "renormalised": (lambda: nn.Embedding(7, 4, max_norm=1.0), "max_norm=None"),
@@ -56,6 +70,43 @@ def test_what_cannot_be_adapted_is_named(name: str) -> None:
     build, way_out = NAMED[name]
     with pytest.raises(InputError, match=way_out):
         from_module(nn.ModuleDict({"part": build()}))
+
+
+@pytest.mark.parametrize("kind", [Counter, Moving])
+@pytest.mark.parametrize("mapping", ["vmap", "chunk:1", None])
+def test_a_module_that_keeps_a_state_is_no_function(kind: Any, mapping: str | None) -> None:
+    params, apply = from_module(built(lambda: nn.Sequential(kind())))
+    loss, data = mean_squared_error(apply), Regression(X, Y)
+
+    def call() -> Any:
+        if mapping is None:
+            return apply(params, X[0])
+        return meta_loss(loss, loss, params, [data], data, InnerLoop(0.01), mapping=mapping)
+
+    for _ in range(2):  # and leaves nothing behind that belongs to a call
+        with pytest.raises(InputError, match="no function of parameters and inputs: return the"):
+            call()
+
+
+def test_a_spectral_norm_that_stands_still() -> None:
+    net = spectral_norm(nn.Linear(4, 4)).to(X.dtype).eval()
+    params, apply = from_module(net)
+    assert torch.allclose(apply(params, X[0]), net(X[0]))
+
+
+@pytest.mark.parametrize("mapping", ["vmap", "chunk:1", "vmap+compile"])
+@pytest.mark.parametrize("first_order", [False, True])
+def test_a_loss_of_another_module_is_refused(mapping: str, first_order: bool) -> None:
+    """As of learners that hold their parameters."""
+    net = nn.Linear(4, 1).to(X.dtype)
+    params, apply = from_module(net)
+    right, wrong = mean_squared_error(apply), lambda _, data: (net(data.x) - data.y).square().mean()
+    data, inner = Regression(X[:, :, 0], Y), InnerLoop(0.01, first_order=first_order)
+    for losses in ((wrong, right), (right, wrong)):
+        with pytest.raises(InputError, match=r"has to call apply\(params, ...\)"):
+            meta_loss(*losses, params, [data], data, inner, mapping=mapping)
+    with pytest.raises(InputError, match=r"has to call apply\(params, ...\)"):
+        adapt(wrong, params, [Regression(X[0, :, 0], Y[0])], inner)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,9 @@ WRONG: dict[str, Callable[[], Any]] = {
     "step size for bias: no such parameter": lambda: meta(
         inner=InnerLoop({"bias": torch.ones(())})
     ),
+    "step_weights require gradients": lambda: meta(
+        step_weights=torch.ones(len(S.supports)).requires_grad_()
+    ),
     r"shape \(5,\) fits no parameter of shape \(6,\)": lambda: meta(inner=rates((5,))),
     r"shape \(2, 5\) fits no parameter": lambda: meta(inner=rates((2, 5))),
     r"shape \(0, 6\) fits no parameter": lambda: meta(inner=rates((0, 6))),

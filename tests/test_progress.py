@@ -50,16 +50,25 @@ def test_minutes_limit_the_remaining_time(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     out = io.StringIO()
     tells = reporter("toy", SHOWN, start=0, end=10**6, minutes=1, stream=out)
-    now[0] = 20.0
-    tells.update(20, {})
+    for now[0] in (19.0, 20.0):
+        tells.update(int(now[0]), {})
     tells.close()
     assert "ETA 0:40" in out.getvalue()
+
+
+def test_no_rate_is_told_from_what_compiles() -> None:
+    out = io.StringIO()
+    tells = reporter("toy", SHOWN, start=0, end=1000, stream=out)
+    tells.update(1, {"loss_after": 1.0})
+    tells.close()
+    assert out.getvalue() == "toy  1/1000  loss 1\n"
 
 
 def test_bar_on_a_terminal_shows_the_metric() -> None:
     out = Terminal()
     tells = reporter("toy", SHOWN, start=0, end=10, stream=out)
-    tells.update(10, {"loss_before": 2.0, "loss_after": 1.0})
+    for i in (9, 10):
+        tells.update(i, {"loss_before": 2.0, "loss_after": 1.0})
     tells.say("saved")
     tells.close()
     text = out.getvalue()
