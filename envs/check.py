@@ -25,15 +25,16 @@ Env = gymnasium.Env[Any, Any]
 def check_task_env(env: Env) -> list[str]:
     """Faults of an environment with tasks, each with how to mend it; an empty list is a pass.
 
-    Gymnasium's own checker runs first (its advice comes as Python warnings). Then: spaces the
-    sampler takes; ``sample_tasks(n, rng)`` gives a list of dictionaries, from ``rng`` alone;
-    ``task`` can be set, is what was set and survives reset; equal seeds, tasks and actions give
-    bit-equal episodes; everything is finite; returned observations are not overwritten later; the
-    first observation does not depend on the task (an environment whose ``observe_task`` is true is
-    exempt).
+    Most faults have others behind them, which are looked for once they are mended. Gymnasium's own
+    checker runs first (its advice comes as Python warnings). Then: spaces the sampler takes;
+    ``sample_tasks(n, rng)`` gives a list of dictionaries, from ``rng`` alone; ``task`` can be set,
+    is what was set and survives reset; equal seeds, tasks and actions give bit-equal episodes;
+    everything is finite; returned observations are not overwritten later; the first observation
+    does not depend on the task (an environment whose ``observe_task`` is true is exempt).
 
-    That a pickled copy goes on as the original does is advice, a Python warning too: training needs
-    none, since worker processes make their environments and are told the tasks; other programs may.
+    Advice, Python warnings too: that a pickled copy goes on as the original does, which training
+    needs not, since worker processes make their environments and are told the tasks, but other
+    programs may; and that some random steps earn otherwise in other tasks, unless rewards are rare.
 
     Args:
         env: the environment, wrapped or not, ``task`` and ``sample_tasks`` its own or a wrapper's;
@@ -42,15 +43,25 @@ def check_task_env(env: Env) -> list[str]:
     faults = list(_interface(env))
     if faults:
         return faults
-    checks = [_gymnasium, _spaces, _sampling, _setting, _determinism, _aliasing]
-    if not (env.has_wrapper_attr("observe_task") and env.get_wrapper_attr("observe_task")):
-        checks.append(_leak)
-    for check in checks:
-        faults += _found(check, env)
-    if not faults:
-        for text in _found(_pickling, env):
-            warnings.warn(f"pickling, which training does not need: {text}", stacklevel=2)
-    return faults
+    told = env.has_wrapper_attr("observe_task") and env.get_wrapper_attr("observe_task")
+    faults = _found(_gymnasium, env)
+    # Each presupposes those before it, and would say their faults again.
+    for checks in (
+        (_spaces, _sampling),
+        (_setting,),
+        (_determinism, _aliasing),
+        () if told else (_leak,),
+    ):
+        found = [fault for check in checks for fault in _found(check, env)]
+        if found:
+            return faults + found
+    if faults:
+        return faults
+    for text in _found(_pickling, env):
+        warnings.warn(f"pickling, which training does not need: {text}", stacklevel=2)
+    for text in _found(_reward, env):
+        warnings.warn(text, stacklevel=2)
+    return []
 
 
 def _found(check: Callable[[Env], Iterator[str]], env: Env) -> list[str]:
@@ -81,7 +92,10 @@ def _gymnasium(env: Env) -> Iterator[str]:
 def _spaces(env: Env) -> Iterator[str]:
     observation, action = env.observation_space, env.action_space
     if not isinstance(observation, Box) or len(observation.shape) != 1:
-        yield f"observation_space is {observation}: flatten it to a Box of one dimension"
+        yield (
+            f"observation_space is {observation}: flatten it to a Box of one dimension, as "
+            "gymnasium.wrappers.FlattenObservation does"
+        )
     if not isinstance(action, Discrete) and not (
         isinstance(action, Box)
         and len(action.shape) == 1
@@ -102,7 +116,11 @@ def _global_state() -> str:
 
 def _sampling(env: Env) -> Iterator[str]:
     before = _global_state()
-    tasks = _draw(env, 3)
+    try:
+        tasks = _draw(env, 3)
+    except TypeError as error:
+        yield f"sample_tasks(n, rng) fails ({error}): it takes a number and numpy's Generator"
+        return
     if not isinstance(tasks, list) or len(tasks) != 3:
         yield f"sample_tasks(3, rng) gave {tasks!r}: return a list of 3 tasks"
     elif not all(isinstance(task, dict) for task in tasks):
@@ -114,7 +132,11 @@ def _sampling(env: Env) -> Iterator[str]:
 
 def _setting(env: Env) -> Iterator[str]:
     for task in _draw(env):
-        env.set_wrapper_attr("task", task)
+        try:
+            env.set_wrapper_attr("task", task)
+        except AttributeError as error:
+            yield f"task cannot be set ({error}): make it a plain attribute, or one with a setter"
+            return
         kept = env.get_wrapper_attr("task")
         if not data_equivalence(kept, task, exact=True):
             yield f"task reads {kept!r} after setting {task!r}: keep it as it is"
@@ -146,7 +168,8 @@ def _determinism(env: Env) -> Iterator[str]:
     if not data_equivalence(once, _episode(env), exact=True):
         yield (
             "equal seed, task and actions gave different episodes: draw only from self.np_random, "
-            "call super().reset(seed=seed), and let reset clear everything an episode leaves behind"
+            "call super().reset(seed=seed), and let reset clear everything an episode leaves "
+            "behind; running statistics, as of NormalizeObservation, stay from episode to episode"
         )
     if not all(np.isfinite(step[0]).all() and np.isfinite(step[1]) for step in once[1:]):
         yield "an observation or reward is not finite: end the episode instead"
@@ -182,6 +205,18 @@ def _pickling(env: Env) -> Iterator[str]:
     if not data_equivalence(_episode(copy), _episode(env), exact=True):
         yield "a pickled copy behaves differently: pickle all that reset and step depend on"
     copy.close()
+
+
+def _reward(env: Env) -> Iterator[str]:
+    episodes = []
+    for task in _draw(env, 8):
+        env.set_wrapper_attr("task", task)
+        episodes.append(_episode(env))
+    if all(data_equivalence(episodes[0], episode, exact=True) for episode in episodes[1:]):
+        yield (
+            f"{_STEPS} random steps earn the same in 8 tasks: if rewards are not rare, see that "
+            "step reads self.task each time"
+        )
 
 
 def _leak(env: Env) -> Iterator[str]:

@@ -13,10 +13,10 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 import metarl_envs
-from metarl.errors import InputError, first_line
+from metarl.errors import InputError
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.sampler import Sampler
-from metarl.rl.vector import make_halves, set_tasks
+from metarl.rl.vector import make_halves, not_found, set_tasks
 from metarl.rl.workers import apart
 
 from .catalog import package_data
@@ -109,12 +109,17 @@ def _refusals(env: EnvConfig) -> Iterator[None]:
     except InputError:
         raise
     except (GymnasiumError, ImportError) as error:
-        raise InputError(f"--env.id {env.id}: {first_line(error)}") from None
+        raise InputError(f"--env.id {not_found(env.id, error)}") from None
     except (TypeError, ValueError) as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is not None:
             name = unknown[1].replace("_", "-")
             raise InputError(f"--env.{name}: {env.id} takes none") from None
+        if "relative import" in str(error):
+            raise InputError(
+                f"--env.id {env.id}: a module's name comes before the colon, such as "
+                "reach:Reach-v0 in the folder of reach.py"
+            ) from None
         raise InputError(f"--env: {env.id} refuses its options: {error}") from None
 
 

@@ -41,7 +41,13 @@ def experiment_of(path: Path) -> Experiment:
     Raises:
         InputError: no run, or one whose config names no experiment.
     """
-    return find_experiment(str(read_config(path).get("experiment")))
+    name = read_config(path).get("experiment")
+    if name is None:
+        raise InputError(
+            f"{path} is no run of `metarl train`, and only you know what it holds: read it with "
+            "metarl.runs.read_run"
+        )
+    return find_experiment(str(name))
 
 
 def load(

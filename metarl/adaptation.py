@@ -120,7 +120,12 @@ def split_inner(inner: InnerLoop, params: Params) -> tuple[InnerLoop, Params]:
 
     A step size that reached it as a Python number would be compiled in, once for every value; so
     would a weight of the multi-step loss.
+
+    Raises:
+        InputError: the options are none.
     """
+    if not isinstance(inner, InnerLoop):
+        raise InputError(f"inner is a {type(inner).__name__}: give a metarl.InnerLoop")
     options = dataclasses.replace(inner, lr=0.0)
     model, learned = split_rates(params)
     if isinstance(inner.lr, dict):

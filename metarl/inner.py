@@ -228,7 +228,7 @@ def checked(output: Any) -> Any:
     """What a loss returned.
 
     Raises:
-        InputError: it is no scalar tensor and no NamedTuple that begins with one.
+        InputError: it is no scalar tensor and no NamedTuple of tensors that begins with one.
     """
     loss = output[0] if hasattr(output, "_fields") else output
     if not isinstance(loss, Tensor) or loss.ndim:
@@ -237,6 +237,13 @@ def checked(output: Any) -> Any:
             f"the loss returned a {type(output).__name__}{shape}: it must return a scalar, or a "
             "NamedTuple of scalars with the loss first"
         )
+    for name in getattr(output, "_fields", ()):
+        field = getattr(output, name)
+        if not isinstance(field, Tensor):
+            raise InputError(
+                f"the loss returned a {type(output).__name__} whose {name} is a "
+                f"{type(field).__name__}: return tensors, such as torch.tensor(1.0)"
+            )
     return output
 
 

@@ -164,13 +164,13 @@ def _problem(
             f"for each of the {len(supports)} inner steps; a single batch that is a list must be "
             "built like the supports, or be a tuple"
         )
+    options, lr = split_inner(inner, params)
     check_fixed(inner.lr)
     if torch.is_grad_enabled() and _wants_gradients((supports, queries)):
         raise InputError(
             "a batch holds tensors that require gradients, which a meta-gradient would not give "
             "them: merge what is learned into params, detach the rest, or take adapt_tasks"
         )
-    options, lr = split_inner(inner, params)
     like = next(iter(params.values()))
     fn = _adapted_loss(inner_loss, outer_loss, options, weights is not None)
     shared = (params, lr, None if weights is None else like.new_tensor(weights))

@@ -90,10 +90,11 @@ def from_module(
 
     def apply(params: Params, *inputs: Any, **kwargs: Any) -> Any:
         if params.keys() != names:
-            stray = sorted(params.keys() ^ names)
+            stray = min(params.keys() ^ names)
+            rate = "; learned step sizes are split_rates(params)[1]" * stray.startswith(RATE_PREFIX)
             raise InputError(
-                f"{kind} takes exactly the parameters that from_module returned: {stray[0]} is "
-                f"{'unknown to it' if stray[0] in params else 'missing'}"
+                f"{kind} takes exactly the parameters that from_module returned: {stray} is "
+                f"{'unknown to it' if stray in params else 'missing'}{rate}"
             )
         if torch.compiler.is_compiling():
             with Elementary():

@@ -16,7 +16,7 @@ import pytest
 from commands import refuse, succeed, train_small
 
 from metarl.errors import InputError, RunWarning, SaveError
-from metarl.runs import read_config, read_json
+from metarl.runs import open_run, read_config, read_json
 from metarl_experiments import shipped
 from metarl_experiments.__main__ import main
 from metarl_experiments.catalog import EXPERIMENTS
@@ -416,6 +416,16 @@ def test_shipped_results_are_not_written_over(
     out = run / "evaluation.json"
     assert "shipped" in refuse(capfd, 2, "evaluate", str(run), "--tasks=5", f"--out={out}")
     assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report", "render"])
+def test_a_run_of_ones_own_program(
+    tmp_path: Path, command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open_run(tmp_path / "run", {"mine": 1}, tensorboard=False) as run:
+        run.log({"iteration": 1, "loss": 2.0})
+    line = refuse(capfd, 2, command, str(tmp_path / "run"))
+    assert "is no run of `metarl train`" in line
 
 
 def test_nothing_is_trained_among_shipped_results(

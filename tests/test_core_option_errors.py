@@ -3,7 +3,7 @@
 from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -55,6 +55,15 @@ def meta(**options: Any) -> Any:
     return meta_loss(S.loss, S.loss, **(given | options))
 
 
+class Counted(NamedTuple):
+    loss: torch.Tensor
+    count: int
+
+
+def counted(params: Any, batch: Any) -> Counted:
+    return Counted(S.loss(params, batch), 3)
+
+
 def rates(shape: tuple[int, ...]) -> InnerLoop:
     return InnerLoop({n: torch.ones(()) for n in S.params} | {BIAS: torch.ones(shape)})
 
@@ -90,6 +99,10 @@ WRONG: dict[str, Callable[[], Any]] = {
     "no step size for layers.0.weight": lambda: meta(inner=InnerLoop({BIAS: torch.ones(())})),
     "step size for bias: no such parameter": lambda: meta(
         inner=InnerLoop({"bias": torch.ones(())})
+    ),
+    r"inner is a float: give a metarl\.InnerLoop": lambda: meta(inner=0.1),
+    "whose count is a int: return tensors": lambda: meta_loss(
+        S.loss, counted, S.params, S.supports, S.query, InnerLoop()
     ),
     "step_weights require gradients": lambda: meta(
         step_weights=torch.ones(len(S.supports)).requires_grad_()

@@ -262,6 +262,17 @@ def test_loss_returns_mean_accuracy_without_graph() -> None:
     assert not out.accuracy.requires_grad
 
 
+def test_a_net_of_ones_own_takes_images_alone() -> None:
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 3))
+    params, apply = from_module(net)
+    support, query = sample_episodes(
+        glyphs(5), stream(0, "own"), tasks=2, ways=3, shots=1, queries=2
+    )
+    loss = cross_entropy(apply)
+    found = meta_loss(loss, loss, params, [support] * 2, query, InnerLoop(0.1))
+    assert bool(found.loss.isfinite())
+
+
 def test_adaptation_learns_the_support() -> None:
     params, apply = from_module(StridedConvNet(5, generator=generator()))
     support, _ = sample_episodes(glyphs(40), stream(0, "e", 0), tasks=4, ways=5, shots=1, queries=1)

@@ -9,6 +9,7 @@ import pytest
 from commands import refuse, succeed
 
 from metarl.runs import read_metrics
+from metarl_experiments.__main__ import main
 from metarl_experiments.catalog import EXPERIMENTS
 from metarl_experiments.configs.bounds import check_ranges
 from metarl_experiments.configs.rl import Config, EnvConfig, EvaluateOptions
@@ -147,6 +148,35 @@ def test_sizes_that_are_too_large_together(sizes: dict[str, Any], naming: str) -
 def test_ranges_of_options_that_may_be_left_out(values: Any, naming: str) -> None:
     with pytest.raises(ValueError, match=f"^{naming}: must be "):
         check_ranges(values)
+
+
+def test_a_fault_of_ones_own_environment_points_to_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def step(self: Any, action: Any) -> Any:
+        raise KeyError("angle")
+
+    monkeypatch.setattr("walkers.Walker.step", step)
+    argv = ["train", "maml", *TINY, "--env.id=my_package:MyTask-v0", f"--out={tmp_path / 'run'}"]
+    assert main(argv) == 1
+    err = capfd.readouterr().err
+    assert "KeyError: 'angle'" in err
+    assert "`metarl check my_package:MyTask-v0` finds what" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Nothing-v0", "or as package:id where that is"),
+        ("metarl/Nothing-v0", "once its metarl_envs is imported"),
+        ("./reach.py:Reach-v0", "a module's name comes before the colon"),
+    ],
+)
+def test_ids_that_are_none(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, said: str
+) -> None:
+    argv = ["train", "maml", *TINY, f"--env.id={name}", f"--out={tmp_path / 'run'}"]
+    assert said in refuse(capfd, 2, *argv)
 
 
 def test_sizes_of_every_preset_and_of_large_evaluations_pass() -> None:

@@ -103,6 +103,12 @@ WRONG: dict[str, Callable[[], Any]] = {
         episodes=1,
         horizon=1,
     ),
+    "envs is a single environment: give vector env": lambda: Sampler(
+        [gymnasium.make(NAVIGATION)],  # type: ignore[list-item]
+        episodes=1,
+        horizon=1,
+    ),
+    "its metarl_envs is imported": lambda: make_halves("metarl/Nothing-v0", tasks=1, episodes=1),
     "envs is an id: give vector": lambda: Sampler("CartPole-v1", episodes=1, horizon=1),  # type: ignore[arg-type]
     "envs holds one vector environment twice": lambda: Sampler(
         [gymnasium.make_vec(NAVIGATION, 1)] * 2, episodes=1, horizon=1

@@ -156,6 +156,19 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, signum: signal
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
+def test_a_compiler_that_hears_the_interrupt_too_ends_nothing_else(tmp_path: Path) -> None:
+    """Ctrl-C goes to it as well, and its failure is what the iteration then tells of."""
+
+    class Compiling(Toy):
+        def step(self, state: State, iteration: int) -> Metrics:
+            os.kill(os.getpid(), signal.SIGINT)
+            raise RuntimeError("CppCompileError")
+
+    with pytest.raises(Abandoned) as caught:
+        go(tmp_path / "run", Compiling())
+    assert caught.value.signum == signal.SIGINT
+
+
 def test_time_of_an_iteration_is_that_since_the_restart(tmp_path: Path) -> None:
     """The first record has 8 iterations from before it, and 2 that took a while."""
 

@@ -6,7 +6,8 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 import torch
 
 from metarl.distributed import Ranks, joined
-from metarl.errors import InputError
+from metarl.errors import InputError, MetarlError
 from metarl.runs import Run, Snapshot, versions
+from metarl_envs import WORLDS
 
 from ..catalog import Experiment
 from ..contradictions import warn_of_initial_values
@@ -61,7 +63,13 @@ def train_experiment(experiment: Experiment, argv: Sequence[str]) -> tuple[int, 
         ranks.require_same("configuration", json.dumps(config, indent=0, sort_keys=True))
         named = options.out or str(free_directory(experiment.name, options.seed))
         out = Path(os.fsdecode(ranks.share(os.fsencode(named))))
-        with opened(out, None if values else config, ranks) as (directory, start):
+        with (
+            _suspects(options.config),
+            opened(out, None if values else config, ranks) as (
+                directory,
+                start,
+            ),
+        ):
             if options.from_ and values is not None and start is None:
                 start_from(options.from_, state, ranks)  # it ended before its first checkpoint
             if isinstance(directory, Run):
@@ -69,6 +77,20 @@ def train_experiment(experiment: Experiment, argv: Sequence[str]) -> tuple[int, 
             go_on = f"train {experiment.name} --out {shlex.quote(str(out))} --resume"
             go_on = f"{_program(ranks)} {go_on}{given_again(argv, resumed=values is not None)}"
             return _train(experiment, options, learner, state, directory, start, ranks, go_on), out
+
+
+@contextmanager
+def _suspects(config: Any) -> Iterator[None]:
+    """Name a user's environment beside an error of the program, which it may be the cause of."""
+    try:
+        yield
+    except MetarlError:
+        raise
+    except Exception as error:
+        env = getattr(config, "env", None)
+        if env is not None and env.id not in WORLDS:
+            error.add_note(f"`metarl check {env.id}` finds what the environment lacks, if it does")
+        raise
 
 
 def _prepare(

@@ -27,14 +27,17 @@ def cross_entropy(apply: Callable[..., Tensor]) -> Loss:
 
     Args:
         apply: pure function of a net of `metarl.images.nets`, as `metarl.from_module` returns it:
-            ``apply(params, images, reference, step) -> logits``.
+            ``apply(params, images, reference, step) -> logits``. Of a net of one's own
+            ``apply(params, images)``, for episodes without reference and step: ``[support] * 5``.
 
     Returns:
         ``loss(params, episode) -> Classified`` of ONE task.
     """
 
     def loss(params: Params, batch: Episode) -> Classified:
-        logits = apply(params, batch.images, batch.reference, batch.step)
+        plain = batch.reference is None and batch.step is None
+        more = () if plain else (batch.reference, batch.step)
+        logits = apply(params, batch.images, *more)
         hit = logits.detach().argmax(-1) == batch.labels
         return Classified(
             functional.cross_entropy(logits, batch.labels), hit.to(logits.dtype).mean()

@@ -70,12 +70,14 @@ class Sampler:
         exact: bool = False,
     ) -> None:
         check_counts(episodes=episodes, horizon=horizon)
-        if isinstance(envs, gymnasium.Env | str):
-            kind = "an id" if isinstance(envs, str) else "a single environment"
+        given = [envs] if isinstance(envs, VectorEnv | gymnasium.Env | str) else list(envs)
+        single = [env for env in given if not isinstance(env, VectorEnv)]
+        if single:
+            kind = "an id" if isinstance(single[0], str) else "a single environment"
             raise InputError(
                 f"envs is {kind}: give vector environments, as gymnasium.make_vec makes them"
             )
-        self.envs = [envs] if isinstance(envs, VectorEnv) else list(envs)
+        self.envs = given
         if not self.envs:
             raise InputError("envs is empty: a sampler needs one vector environment at least")
         if len({id(env.unwrapped) for env in self.envs}) < len(self.envs):

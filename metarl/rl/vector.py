@@ -89,9 +89,10 @@ def make_halves(
 
 def not_found(env_id: str, error: Exception) -> InputError:
     """What to say where gymnasium knows no environment of an id, or cannot import its package."""
+    package = "metarl_envs" if env_id.startswith("metarl/") else "package"
     return InputError(
-        f"{env_id}: {first_line(error)} (an id is found once its package is imported, or as "
-        "package:id where that is installed or in the working folder)"
+        f"{env_id}: {first_line(error)} (an id is found once its {package} is imported, or as "
+        f"{package}:id where that is installed or in the working folder)"
     )
 
 
