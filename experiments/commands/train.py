@@ -63,13 +63,8 @@ def train_experiment(experiment: Experiment, argv: Sequence[str]) -> tuple[int, 
         ranks.require_same("configuration", json.dumps(config, indent=0, sort_keys=True))
         named = options.out or str(free_directory(experiment.name, options.seed))
         out = Path(os.fsdecode(ranks.share(os.fsencode(named))))
-        with (
-            _suspects(options.config),
-            opened(out, None if values else config, ranks) as (
-                directory,
-                start,
-            ),
-        ):
+        with _suspects(options.config), opened(out, None if values else config, ranks) as run:
+            directory, start = run
             if options.from_ and values is not None and start is None:
                 start_from(options.from_, state, ranks)  # it ended before its first checkpoint
             if isinstance(directory, Run):
