@@ -84,7 +84,8 @@ def trust_region_step(
 
     ``A = F + damping I``, ``A s = -gradient`` by conjugate gradient, and j is the first of
     ``0 .. backtracks - 1`` at which the loss is below the start's and ``kl <= max_kl``. If there
-    is none, or ``s'As <= 0``, the parameters returned are those given.
+    is none, or ``s'As <= 0``, the parameters returned are those given. Losses and products are of
+    the parameters' type, vectors float64.
 
     Args:
         objective: means over tasks, see `Objective`.
@@ -110,6 +111,8 @@ def trust_region_step(
     def within(v: Tensor) -> Tensor:
         return v if kept is None else v * kept
 
+    # Vectors are float64: in float32 their rounding, which depends on the number of threads, grows
+    # a hundred times and more within ten steps.
     g = within(_flat(gradient, params))
 
     def product(v: Tensor) -> Tensor:
@@ -138,15 +141,17 @@ def trust_region_step(
 
 
 def _flat(tree: Params, like: Params) -> Tensor:
-    """The entries of ``tree`` in one vector, in the order of ``like`` whatever their own."""
-    return torch.cat([tree[name].detach().reshape(-1) for name in like])
+    """The entries of ``tree`` in one vector, in the order of ``like`` whatever their own.
+
+    It is of the CPU, since not all devices have float64.
+    """
+    return torch.cat([tree[name].detach().reshape(-1).cpu().double() for name in like])
 
 
 def _like(flat: Tensor, params: Params) -> Params:
     parts = torch.split(flat, [p.numel() for p in params.values()])
     pairs = zip(params.items(), parts, strict=True)
-    # The vector is of the widest type among them.
-    return {name: part.view_as(p).to(p.dtype) for (name, p), part in pairs}
+    return {name: part.view_as(p).to(p) for (name, p), part in pairs}
 
 
 def require_finite(tensors: dict[str, Tensor]) -> None:
