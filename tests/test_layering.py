@@ -76,6 +76,17 @@ def violations(name: str, imported: set[str]) -> set[str]:
 FILES = [path for folder in FOLDERS for path in sorted((TOP / folder).rglob("*.py"))]
 
 
+def test_only_the_download_opens_connections() -> None:
+    network = ("asyncio", "ftplib", "http", "requests", "socket", "ssl", "urllib")
+    found = {
+        name
+        for path in FILES
+        for name in [module_name(path, TOP)]
+        if any(within(other, network) for other in imports(path, name))
+    }
+    assert found == {"metarl.images.download"}
+
+
 def test_arrows_point_down() -> None:
     assert len(FILES) > 30
     found = {}
