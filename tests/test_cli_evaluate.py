@@ -495,6 +495,21 @@ def test_damaged_checkpoints(run: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert "params.npz" in refuse(capfd, 3, "evaluate", str(run))
 
 
+def test_the_median_and_who_lost_stand_beside_the_mean(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A few tasks that diverge decide the mean of a loss."""
+    succeed("evaluate", str(run), "--tasks=7", f"--out={run / 'few.json'}")
+    lines = capsys.readouterr().out.splitlines()
+    value = json.loads((run / "few.json").read_text())
+    assert lines[1].split() == ["steps", "loss", "+-95", "%", "median", "worse"]
+    step, _, _, median, worse = lines[4].split()
+    assert step == "2"
+    assert float(median) == pytest.approx(np.median(value["per_task"][2]), rel=1e-3)
+    lost = np.array(value["per_task"][2]) > np.array(value["per_task"][0])
+    assert int(worse) == lost.sum()
+
+
 def test_report_is_one_self_contained_page(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

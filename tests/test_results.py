@@ -162,13 +162,26 @@ def test_table_of_the_sinusoid() -> None:
     mark = "<!-- results:sinusoid -->\n<!-- /results -->"
     text = f"{mark} and {mark}"
     curve = [3.0, 0.5, *[0.4] * 4, *[0.3] * 4, 0.2]
-    table = fill(text, groups(curve, [2 * x for x in curve]))
+    made = groups(curve, [2 * x for x in curve])
+    for i, seed in enumerate(made["sinusoid"]):
+        seed["variants"] = {
+            "median": [1.0] * 10 + [0.1 + i],
+            "worse_than_unadapted": [9] * 10 + [i],
+        }
+    table = fill(text, made)
     assert "| 0.75 (0.50 to 1.00) | 0.60 (0.40 to 0.80) | 0.30 (0.20 to 0.40) |" in table
+    assert "| 0.6 (0.1 to 1.1) | 0, 1 |" in table
     assert "(2 seeds)" in table
     assert table.count("| MAML, the paper's | 0.67") == 2
     assert "| MAML, the paper's | 0.67 | 0.38 | 0.35 |" in table
-    diverged = fill(text, groups([3.0, 0.5, *[None] * 9]))
-    assert "| 0.50 | not finite | not finite |" in diverged
+    (diverged,) = (made := groups([3.0, 0.5, *[None] * 9]))["sinusoid"]
+    diverged["variants"] = {"median": [1.0] * 10 + [None], "worse_than_unadapted": [600] * 11}
+    line = "| 0.50 | not finite | not finite | not finite | 600 |"
+    assert line in fill(text, made)
+    # What takes no step has made no task worse, whatever its last bits say.
+    (still,) = (made := groups([3.0] * 11))["sinusoid"]
+    still["variants"] = {"median": [1.0] * 11, "worse_than_unadapted": [300] * 11}
+    assert "| 3.00 | 3.00 | 3.00 | 1 |  |" in fill(text, made)
 
 
 def test_table_of_policies() -> None:
@@ -182,13 +195,13 @@ def test_table_of_policies() -> None:
     lines = fill(marked, {"ant-velocity": runs, "navigation": [same]}).splitlines()
     assert lines[1].endswith("| 0 steps | 1 step | 2 steps | 3 steps | 4 steps |")
     assert lines[3].startswith("| navigation, ours (1 seed) | -40.4 | -11.7 |")
-    assert lines[5].endswith("| +0.0 ± 0.0 |")
+    assert lines[5].endswith("| +0.00 ± 0.00 |")
     assert lines[6].startswith("| ant, velocity, ours (2 seeds) | 25.")
     assert lines[7] == "| — the authors' | 30.6 | 96.7 | 100.1 | 101.4 |  |"
     told = lines[8].split(" | ")[1:5]
     mean = gains.mean(0)
     half = 1.96 * mean.std(1, ddof=1) / 40**0.5
-    assert told == [f"{m:+.1f} ± {h:.1f}" for m, h in zip(mean.mean(1), half, strict=True)]
+    assert told == [f"{m:+.2f} ± {h:.2f}" for m, h in zip(mean.mean(1), half, strict=True)]
     with pytest.raises(InputError, match="ant-direction"):
         fill("<!-- results:policies ant-direction --><!-- /results -->", {"ant-velocity": runs})
 

@@ -22,6 +22,8 @@ from ..view import show_curve
 
 OptionsT = TypeVar("OptionsT")
 NOTHING = 1e-12
+# Of losses without a bound, whose mean a few tasks may decide: after each step, beside it.
+BESIDE = {"median": "median", "worse": "worse_than_unadapted"}
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,14 @@ def table(result: dict[str, Any]) -> str:
         f"{result['experiment']}  {result['run']}  iteration {result['iteration']}  "
         f"{tasks_told(result)}"
     )
-    rows = [f"{'steps':>5} {result['metric']:>10} {'+-95 %':>10}"]
+    columns = {
+        name: result["variants"][key] for name, key in BESIDE.items() if key in result["variants"]
+    }
+    names = "".join(f" {name:>10}" for name in columns)
+    rows = [f"{'steps':>5} {result['metric']:>10} {'+-95 %':>10}{names}"]
     for k, (mean, ci95) in enumerate(zip(result["mean"], result["ci95"], strict=True)):
-        rows.append(f"{k:>5} {_number(mean)} {_number(ci95, _no_interval(result))}")
+        more = "".join(f" {_number(column[k])}" for column in columns.values())
+        rows.append(f"{k:>5} {_number(mean)} {_number(ci95, _no_interval(result))}{more}")
     return "\n".join([head, *rows])
 
 

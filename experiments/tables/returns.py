@@ -89,4 +89,6 @@ def _paired(groups: Groups, experiment: str) -> list[str]:
     ours = np.mean([e["per_task"] for e in groups[experiment]], axis=0)
     difference = ours - _authors(experiment)["maml"]
     half = 1.96 * difference.std(1, ddof=1) / np.sqrt(difference.shape[1])
-    return [f"{m:+.1f} ± {h:.1f}" for m, h in zip(difference.mean(1), half, strict=True)]
+    # So many digits that an interval of zero, or not, is one.
+    pairs = ((m, h, 2 if h < 1 else 1) for m, h in zip(difference.mean(1), half, strict=True))
+    return [f"{m:+.{digits}f} ± {h:.{digits}f}" for m, h, digits in pairs]
