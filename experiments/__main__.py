@@ -5,6 +5,7 @@ import ctypes.util
 import difflib
 import importlib
 import importlib.metadata
+import io
 import os
 import re
 import select
@@ -49,6 +50,9 @@ terminated.
 """
 
 
+_heard: list[int] = []  # signals that came in this command
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the command to stop."""
 
@@ -62,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (to the end of the process)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error writes any path
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -86,7 +92,9 @@ def guarded(command: str, run: Callable[[], int]) -> int:
 
     Only an internal error, status 1, shows a traceback.
     """
-    for signum in (signal.SIGTERM, signal.SIGHUP):
+    _heard.clear()
+    before = signal.getsignal(signal.SIGINT)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup leaves the hang-up
             signal.signal(signum, _interrupt)
     warnings.showwarning = _show_warning
@@ -96,11 +104,12 @@ def guarded(command: str, run: Callable[[], int]) -> int:
         status = run()
         status = _flushed(command, status)
     except KeyboardInterrupt as interrupt:
-        signum = getattr(interrupt, "signum", signal.SIGINT)
-        return _say(f"metarl {command}: stopped by {signal.Signals(signum).name}", 128 + signum)
+        return _stopped(command, getattr(interrupt, "signum", signal.SIGINT))
     except SystemExit as exit_:
         return int(exit_.code or 0)
     except Exception as error:
+        if _heard:  # inside an import it comes out as another error
+            return _stopped(command, _heard[0])
         if isinstance(error, BrokenPipeError) and _reader_gone():
             # Keep the interpreter from complaining about it.
             _drop_output()
@@ -112,7 +121,12 @@ def guarded(command: str, run: Callable[[], int]) -> int:
         return _say(f"metarl {command}: {' '.join(str(error).split())}", exit_code)
     finally:
         threading.excepthook = hook
+        signal.signal(signal.SIGINT, before)
     return status
+
+
+def _stopped(command: str, signum: int) -> int:
+    return _say(f"metarl {command}: stopped by {signal.Signals(signum).name}", 128 + signum)
 
 
 def _show_failed_thread(failed: threading.ExceptHookArgs) -> None:
@@ -176,6 +190,8 @@ def _run(command: str, argv: Sequence[str]) -> int:
     if command == "render":
         _draw_without_display()  # MuJoCo reads it once, when it is imported
     module = importlib.import_module(f".commands.{command}", __package__)
+    if _heard:  # an import may swallow it
+        raise Interrupted(_heard[0])
     status: int = module.run(argv)
     return status
 
@@ -187,6 +203,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _interrupt(signum: int, _frame: FrameType | None) -> None:
+    _heard.append(signum)
     raise Interrupted(signum)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from metarl.errors import InputError
 
 from .family import mean_and_ci95
+from .progress import count
 
 FIELDS = (
     "experiment",
@@ -40,8 +41,8 @@ def digest(params: Mapping[str, Tensor]) -> str:
 def tasks_told(value: Mapping[str, Any]) -> str:
     """The tasks of an evaluation in words: how many, and where they come from."""
     if value["task_seed"] == "paper":
-        return f"{value['tasks']} tasks, the paper's goals"
-    told = f"{value['tasks']} tasks, seed {value['task_seed']}"
+        return f"{count(value['tasks'], 'task')}, the paper's goals"
+    told = f"{count(value['tasks'], 'task')}, seed {value['task_seed']}"
     task_range = value["variants"].get("task_range")
     return told if task_range is None else f"{told}, range {task_range}"
 

@@ -1,5 +1,6 @@
 """What `make train` runs: train an experiment, evaluate it, draw it, say where the figures are."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -7,6 +8,7 @@ from metarl.errors import InputError
 
 from .__main__ import guarded
 from .options import find_experiment, positionals, value_of
+from .progress import tell
 
 
 def run(argv: Sequence[str]) -> int:
@@ -25,8 +27,13 @@ def run(argv: Sequence[str]) -> int:
         options += ["--minutes", str(experiment.job_minutes)]
     status, out = train.train_experiment(experiment, options)
     steps: tuple[Callable[[Sequence[str]], int], ...] = (evaluate.run, report.run)
-    for step in steps:
-        status = status or step([str(out)])
+    run = os.path.join(".", out)  # which is no option, whatever it begins with
+    try:
+        for step in steps:
+            status = status or step([run])
+    except KeyboardInterrupt:
+        tell(f"metarl train: the training is whole; see it with: metarl report {run}", sys.stderr)
+        raise
     return status
 
 

@@ -11,7 +11,8 @@ from metarl.distributed import Ranks
 from metarl.errors import InputError
 from metarl.params import split_rates
 from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_config
-from metarl.runs.layout import holds_run
+from metarl.runs.files import real
+from metarl.runs.layout import CHECKPOINTS, holds_run
 from metarl.runs.lock import started_by_parent
 
 from .family import State
@@ -50,6 +51,8 @@ def stored_values(argv: Sequence[str], ranks: Ranks) -> dict[str, Any] | None:
             if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
                 raise InputError("--out: torchrun --max-restarts finds the run again by it")
             return "null"
+        if any(p.name == CHECKPOINTS and holds_run(p.parent) for p in real(Path(out)).parents):
+            raise InputError(f"--out {out}: lies in the checkpoints of a run; choose another")
         if is_shipped(Path(out)):
             raise InputError(f"--out {out}: shipped results stay as they are; choose another")
         # What was there before torchrun started is no run of its own, and was refused.

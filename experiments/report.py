@@ -17,6 +17,7 @@ from metarl.runs.layout import EVALUATION
 from .comparison import task_difference
 from .evaluate import Loaded, evaluate, load
 from .evaluations import check_evaluation, digest, tasks_told
+from .labels import labels
 from .plots.curves import Curve
 from .plots.page import figures_of, page
 from .plots.style import Figure
@@ -111,7 +112,11 @@ def _folder(out: Path) -> Iterator[None]:
 
 
 def _check_one_page(runs: Sequence[tuple[str, Loaded]]) -> None:
-    """Refuse runs whose numbers mean different things: they would share an axis."""
+    """Refuse runs whose numbers mean different things, and evaluations that are none."""
+    for _, one in runs:
+        if one.record.evaluation is not None:
+            file = one.record.path / EVALUATION
+            check_evaluation(one.record.evaluation, one.experiment.name, file)
     first = runs[0][1]
     options = first.experiment.configs().EvaluateOptions()
     for label, one in runs:
@@ -129,7 +134,6 @@ def evaluation_of(loaded: Loaded) -> dict[str, Any]:
     """The run's ``evaluation.json``, made by the default protocol where it is missing or old."""
     told = loaded.record.evaluation
     if told is not None:
-        check_evaluation(told, loaded.experiment.name, loaded.record.path / EVALUATION)
         # Those from before digests are told apart by their iteration alone.
         of = told["variants"].get("parameters", digest(loaded.params))
         if told["iteration"] == loaded.record.snapshot.iteration and of == digest(loaded.params):
@@ -153,17 +157,6 @@ def beside(groups: dict[str, str], paths: Sequence[Path]) -> list[Curve]:
             if path not in shown and (path / "evaluation.json").exists():
                 found.append(Curve(label, read_json(path / "evaluation.json")))
     return found
-
-
-def labels(paths: Sequence[Path]) -> list[str]:
-    """Short names of runs: their last folders, as many as tell them apart."""
-    for depth in range(1, 20):
-        names = ["/".join(real(path).parts[-depth:]) for path in paths]
-        # A name that begins so is none to a legend.
-        hidden = any(name.startswith("_") for name in names)
-        if len(set(names)) == len(paths) and not hidden:
-            return names
-    raise InputError("RUN: a run is named twice")
 
 
 def _made(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[list[str]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from metarl.distributed import Ranks
 from metarl.errors import InputError
+from metarl.params import RATE_PREFIX
 from metarl.runs import Snapshot, arrays
 
 from .family import State
@@ -65,8 +66,12 @@ def put_params(params: dict[str, Tensor], arrays: dict[str, np.ndarray]) -> None
     ours = {name: tuple(value.shape) for name, value in params.items()}
     theirs = {name: array.shape for name, array in arrays.items()}
     if ours != theirs:
-        differing = sorted(set(ours.items()) ^ set(theirs.items()))
-        raise InputError(f"its parameters differ in name or shape: {differing}")
+        name = min(name for name, _ in ours.items() ^ theirs.items())
+        there, here = (shapes.get(name, "none") for shapes in (theirs, ours))
+        hint = "; give --learned-lr and --lr-per-step as there" * name.startswith(RATE_PREFIX)
+        raise InputError(
+            f"its parameters are of another model: {name} is {there} there and {here} here{hint}"
+        )
     with torch.no_grad():
         for name, value in params.items():
             value.copy_(torch.from_numpy(arrays[name].copy()))

@@ -50,10 +50,17 @@ class Plan:
 
 
 class Outcome(NamedTuple):
-    """How training ended: iterations done, and the signal that stopped it, if one did."""
+    """How training ended.
+
+    Attributes:
+        iteration: how many are done.
+        signum: the signal that stopped it, if one did.
+        stale: whether it lost its patience, and would lose it again.
+    """
 
     iteration: int
     signum: int | None
+    stale: bool = False
 
 
 def train(
@@ -99,7 +106,9 @@ def train(
             reporter.close()
         while not keeper.save(_snapshot(state, loop)):
             time.sleep(RETRY_SECONDS)
-    return Outcome(loop.iteration, stop.signum if ranks.size == 1 else signum)
+        early = signum is None and loop.iteration < plan.iterations
+        stale = early and _stale(keeper, loop, plan)
+    return Outcome(loop.iteration, stop.signum if ranks.size == 1 else signum, stale)
 
 
 @dataclass

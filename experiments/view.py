@@ -6,6 +6,8 @@ from typing import Any
 
 from metarl.log import TensorBoard
 
+from .labels import labels
+
 # Beside the training's events: a reader goes on to a folder's newest file and does not come back.
 FOLDER = "evaluation"
 
@@ -21,7 +23,7 @@ def show_curve(path: Path, evaluation: dict[str, Any]) -> None:
 
     log = evaluation["metric"] == "loss"
     try:
-        figure = adaptation_curves([Curve(path.name, evaluation)], log=log)
+        figure = adaptation_curves([Curve(labels([path])[0], evaluation)], log=log)
         (path / FOLDER).mkdir(exist_ok=True)
         view = TensorBoard(path / FOLDER, 0)
         view.write_picture(evaluation["iteration"], "adaptation", figure.light)

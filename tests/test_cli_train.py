@@ -126,6 +126,18 @@ def test_a_run_that_ended_early_goes_on(
     assert capfd.readouterr().out.splitlines()[-1] == f"sinusoid: 20 iterations in {out}"
 
 
+def test_a_run_without_patience_is_not_told_to_go_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It would lose it again at once."""
+    small = [option for option in SMALL if not option.startswith("--validate-every")]
+    stays = ["--patience=1", "--validate-every=1", "--lr=1e-12"]
+    succeed("train", "sinusoid", f"--out={tmp_path / 'run'}", *small, *stays)
+    last = capfd.readouterr().out.splitlines()[-1]
+    assert last.startswith("sinusoid: ")
+    assert "go on" not in last
+
+
 @pytest.mark.parametrize(("local", "options"), [("4", "--nproc-per-node 4"), ("2", "...")])
 def test_ranks_go_on_as_ranks(local: str, options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local)

@@ -11,7 +11,7 @@ import pytest
 from children import Child, Tell, fork
 from runs_at import CONFIG, assert_snapshot, contents, log_at, make_run, save_at
 
-from metarl.errors import CheckpointError, InputError, RunWarning
+from metarl.errors import CheckpointError, InputError, RunWarning, SaveError
 from metarl.runs import (
     checkpoint,
     faults,
@@ -104,6 +104,39 @@ def test_a_forked_process_does_not_unlock_its_parents_run(tmp_path: Path) -> Non
         assert other.wait() == 0
         with pytest.raises(InputError, match="in use by"):
             open_run(tmp_path / "run", resume=True, tensorboard=False)
+
+
+@pytest.mark.parametrize("how", ["moved", "removed", "made anew"])
+def test_a_run_whose_folder_has_gone_saves_no_more(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "run"
+    with open_run(path, CONFIG, tensorboard=False) as run:
+        save_at(run, 0)
+        if how == "moved":
+            path.rename(tmp_path / "elsewhere")
+        else:
+            shutil.rmtree(path)
+        if how == "made anew":
+            with open_run(path, CONFIG, tensorboard=False) as other:
+                save_at(other, 0)
+        before = contents(path) if path.exists() else {}
+        with pytest.raises(SaveError, match="was moved, removed or made anew"):
+            save_at(run, 1)
+        assert run.gives_up
+        assert (contents(path) if path.exists() else {}) == before
+    if how == "moved":
+        assert read_snapshot(tmp_path / "elsewhere").iteration == 0
+
+
+def test_a_checkpoint_that_somebody_removed_is_not_missed(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with open_run(path, CONFIG, tensorboard=False) as run:
+        for n in range(6):
+            save_at(run, n)
+            if n == 2:
+                shutil.rmtree(path / "checkpoints" / f"{n:08d}")
+    assert sorted(p.name for p in (path / "checkpoints").iterdir())[-2:] == ["00000004", "00000005"]
+    assert read_snapshot(path).iteration == 3  # the best
+    assert len(list((path / "checkpoints").iterdir())) == 3
 
 
 def test_two_owners_are_seen_without_the_lock(tmp_path: Path) -> None:

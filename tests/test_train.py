@@ -85,10 +85,10 @@ class Plateau(Toy):
 def test_patience_ends_a_run_that_validates_no_better(tmp_path: Path) -> None:
     plan = replace(PLAN, iterations=100, validate_every=5, patience=20)
     outcome, _ = go(tmp_path / "run", Plateau(), plan)
-    assert outcome == Outcome(30, None)
+    assert outcome == Outcome(30, None, stale=True)
     # Resuming does not train on.
     outcome, _ = go(tmp_path / "run", Plateau(), plan, resume=True)
-    assert outcome == Outcome(30, None)
+    assert outcome == Outcome(30, None, stale=True)
     # Patience of one validation more, and none at all.
     assert go(tmp_path / "more", Plateau(), replace(plan, patience=21))[0].iteration == 35
     assert go(tmp_path / "none", Plateau(), replace(plan, patience=None))[0].iteration == 100
@@ -115,7 +115,7 @@ def test_patience_between_validations_waits_for_the_next(tmp_path: Path) -> None
     go(tmp_path / "run", learner, plan)
     # At 27 the best is 17 iterations old; an uninterrupted run would look at 30.
     outcome, _ = go(tmp_path / "run", learner, replace(plan, iterations=100), resume=True)
-    assert outcome == Outcome(30, None)
+    assert outcome == Outcome(30, None, stale=True)
 
 
 def test_iteration_0_is_saved_before_the_first_step(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ..evaluate import load
 from ..options import parse, positionals
 from ..outputs import check_writable, output
 from ..plots.tasks import after
+from ..progress import count
 from ..shipped import is_shipped
 from ..video import check_file, compose, write_video
 
@@ -82,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
         compose(grid, tasks, [after(k) for k in steps], flat=learner.config.env.id == NAVIGATION)
     )
     write_video(out, frames, fps)
-    print(f"{len(tasks)} tasks, {len(frames) / fps:.1f} s: {out}")
+    print(f"{count(len(tasks), 'task')}, {len(frames) / fps:.1f} s: {out}")
     return 0
 
 

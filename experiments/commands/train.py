@@ -131,7 +131,7 @@ def _train(
             name, learner.shown, start=done, end=plan.iterations, minutes=plan.minutes
         )
     try:
-        iteration, signum = train(
+        iteration, signum, stale = train(
             learner, directory, state, plan, progress, start=start, ranks=ranks
         )
         where = f"saved at iteration {iteration}"
@@ -139,7 +139,7 @@ def _train(
         signum, where = abandoned.signum, "the last checkpoint stands"
     if signum is None:
         if first:
-            more = f"; go on with: {go_on}" if iteration < plan.iterations else ""
+            more = f"; go on with: {go_on}" if iteration < plan.iterations and not stale else ""
             tell(f"{name}: {count(iteration, 'iteration')} in {out}{more}", sys.stdout)
         return 0
     if first:

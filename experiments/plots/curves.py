@@ -125,7 +125,7 @@ def paint_curves(axes: Axes, curves: Sequence[Curve], order: Sequence[str] = ())
 
 def learning_curves(
     runs: Sequence[tuple[str, Loaded]], *, log: bool = False, cost: tuple[str, str] | None = None
-) -> Figure:
+) -> Figure | None:
     """Metric before and after adaptation against training, and on validation tasks.
 
     Args:
@@ -133,7 +133,12 @@ def learning_curves(
         log: logarithmic metric.
         cost: metric of one iteration to add up along the horizontal axis, and the axis's label;
             the iterations themselves by default.
+
+    Returns:
+        None where no run was trained.
     """
+    if not any(loaded.record.metrics for _, loaded in runs):
+        return None
     before, after = runs[0][1].learner.shown
     validation = f"validation.{after}"
     series = ((before, ":", 0.9), (after, "-", 0.9), (validation, "--", 1.0))

@@ -1,5 +1,6 @@
 """Figures of few-shot images: accuracy against inner steps, learning curves, test episodes."""
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -82,13 +83,11 @@ def figures(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list
     """
     groups = {group(loaded) for _, loaded in runs}
     points = published(runs[0][1]) if len(groups) == 1 else []
-    drawn = [adaptation_curves(curves, points), learning_curves(runs)]
-    try:
-        drawn.insert(1, sheet(*runs[0]))
-    except NoDataError:
-        # A report of shipped runs needs no pictures.
-        return drawn
-    return drawn
+    drawn = [adaptation_curves(curves, points)]
+    with contextlib.suppress(NoDataError):  # a report of shipped runs needs no pictures
+        drawn.append(sheet(*runs[0]))
+    learning = learning_curves(runs)
+    return drawn if learning is None else [*drawn, learning]
 
 
 def sheet(label: str, loaded: Loaded) -> Figure:

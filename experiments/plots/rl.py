@@ -73,10 +73,9 @@ def figures(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list
         runs: label and run.
         curves: their evaluations, and those of shipped runs to stand beside them.
     """
-    made = [
-        adaptation_curves([*curves, *authors(runs, curves)], note=_note(runs, curves)),
-        learning_curves(runs, cost=("env_steps", "environment steps of training")),
-    ]
+    learning = learning_curves(runs, cost=("env_steps", "environment steps of training"))
+    made = [adaptation_curves([*curves, *authors(runs, curves)], note=_note(runs, curves))]
+    made += [] if learning is None else [learning]
     for index, (label, loaded) in enumerate(runs):
         evaluation = curves[index].evaluation
         config = learner_of(loaded).config

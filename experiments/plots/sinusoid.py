@@ -48,11 +48,12 @@ def figures(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list
     """
     shots = {curve.evaluation["variants"]["shots"] for curve in curves}
     note = f"{' and '.join(map(str, sorted(shots)))} points to adapt on."
-    return [
+    drawn = [
         adaptation_curves(curves, paper_points() if shots == {5} else (), log=True, note=note),
         fits(*runs[0]),
         learning_curves(runs, log=True),
     ]
+    return [figure for figure in drawn if figure is not None]
 
 
 def paper_points() -> list[Points]:

@@ -120,7 +120,9 @@ def draw(
         )
         settings: dict[Any, Any] = {**_COMMON, **colours, "grid.color": text}
         settings["axes.prop_cycle"] = cycler(color=PALETTES[theme])
-        with matplotlib.rc_context(settings):
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()  # whatever the user's own file says
+            matplotlib.rcParams.update(settings)
             canvas = Canvas(figsize=size)
             paint(canvas)
             buffer = io.BytesIO()

@@ -8,6 +8,7 @@ and metrics.jsonl is synced before it and cut back to it, so a kill at any time 
 was acknowledged and repeats nothing.
 """
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -189,6 +190,12 @@ class Run:
             return
         if snapshot.iteration <= last:
             raise ValueError(f"iteration {snapshot.iteration} is not after {last}, saved last")
+        if not lock.holds(self._lock, self.path):
+            self._failures = ATTEMPTS
+            raise SaveError(
+                f"{self.path} was moved, removed or made anew by others while it was written to: "
+                "nothing more is saved; where it was moved to, it goes on with --resume"
+            )
         try:
             self._write(log, snapshot, best)
         except SaveError:
@@ -224,7 +231,8 @@ class Run:
         try:
             with files.saving(view):
                 for iteration in sorted({*self._saved} - kept):
-                    files.remove_tree(self.path / CHECKPOINTS / directory_name(iteration))
+                    with contextlib.suppress(FileNotFoundError):  # somebody was faster
+                        files.remove_tree(self.path / CHECKPOINTS / directory_name(iteration))
                     del self._saved[iteration]
                 if self._best is None:
                     view.unlink(missing_ok=True)

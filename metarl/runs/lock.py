@@ -79,6 +79,14 @@ def acquire(directory: Path) -> int:
     return descriptor
 
 
+def holds(descriptor: int, directory: Path) -> bool:
+    """Whether the file locked is still the directory's: all else goes by its path."""
+    try:
+        return os.path.samestat(os.stat(directory / OWNER), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
 def release(descriptor: int) -> None:
     """Unlock what `acquire` returned; nothing in a process forked since."""
     if descriptor in _held:

@@ -22,16 +22,19 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     lines: list[tuple[bytes, dict[str, Any]]] = []
-    for number, line in enumerate(text.split(b"\n")[:-1], 1):
+    for row, line in enumerate(text.split(b"\n")[:-1], 1):
         try:
             value = documents.loads(line)
             if type(value["iteration"]) is not int:
                 raise ValueError("its iteration is not an integer")
+            for tag, number in value.items():
+                if number is not None and not isinstance(number, int | float):
+                    raise ValueError(f"{tag} is no number")
             if lines and value["iteration"] <= lines[-1][1]["iteration"]:
                 raise ValueError("its iteration does not come after the line before")
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"{path}, line {number} is not a line of metrics ({error}); repair or remove it"
+                f"{path}, line {row} is not a line of metrics ({error}); repair or remove it"
             ) from None
         lines.append((line, value))
     return lines
