@@ -81,7 +81,7 @@ BOTH: dict[str, tuple[Change, int, str]] = {
     "NaN in parameters": (nan_inside, 3, "non-finite"),
     "config empty": (text("config.json", ""), 3, "config.json"),
     "config a list": (text("config.json", "[]"), 3, "config.json"),
-    "config without experiment": (text("config.json", "{}"), 2, "None"),
+    "config without experiment": (text("config.json", "{}"), 2, "is no run of"),
     "config changed": (json_with("config.json", seed=3), 3, "another config"),
     "best empty": (text("best.json", ""), 2, "best.json"),
     "best NaN": (text("best.json", '{"iteration": 1, "metric": "x", "value": NaN}'), 2, "best"),

@@ -55,13 +55,13 @@ def make_halves(
         env_id: registered with a vector environment of its own that takes ``threads``.
         tasks: of a batch.
         episodes: per task.
-        threads: physics threads in all; default: the cores of this process.
+        threads: physics threads in all; by default, or 0, the cores of this process.
         options: for ``gymnasium.make_vec``.
 
     Raises:
         InputError: no such environment, one that takes no threads, or no tasks or episodes.
     """
-    threads = available_cores() if threads is None else threads
+    threads = threads or available_cores()
     check_counts(tasks=tasks, episodes=episodes, threads=threads)
     first, second = tasks - tasks // 2, tasks // 2
 
