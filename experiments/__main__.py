@@ -121,7 +121,7 @@ def guarded(command: str, run: Callable[[], int]) -> int:
         return _say(f"metarl {command}: {' '.join(str(error).split())}", exit_code)
     finally:
         threading.excepthook = hook
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)  # None: not of Python
     return status
 
 
