@@ -14,7 +14,8 @@ from .errors import (
     WorkerError,
 )
 from .gauss_newton import GaussNewton
-from .inner import InnerLoop, Loss, adapt, extended_rates
+from .inner import InnerLoop, adapt, extended_rates
+from .loss import Loss
 from .mapping import resolve_mapping
 from .meta import meta_gradient, meta_loss, reptile_loss
 from .objective import Objective, mean_over_tasks

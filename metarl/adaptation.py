@@ -8,8 +8,9 @@ import torch
 from torch.utils._pytree import tree_map, tree_structure
 
 from .errors import InputError
-from .inner import InnerLoop, Loss, adapt_path_one, adapting, supports_of
+from .inner import InnerLoop, adapt_path_one, adapting, supports_of
 from .kept import kept
+from .loss import Loss
 from .mapping import ChunkFunction, count_tasks, each, resolve_mapping, run_chunks
 from .params import Params, expand_params, split_rates
 from .rates import rate_of

@@ -10,8 +10,9 @@ from torch.autograd.function import once_differentiable
 
 from .adaptation import adapt_tasks, queries_of, split_inner
 from .errors import InputError
-from .inner import InnerLoop, Loss, adapt_path_one, checked, first, supports_of
+from .inner import InnerLoop, adapt_path_one, supports_of
 from .kept import kept
+from .loss import Loss, checked, first
 from .mapping import resolve_mapping
 from .objective import mean_gradient, values
 from .params import Params, split_rates

@@ -11,8 +11,8 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
 from .gauss_newton import GaussNewton, gauss_newton
-from .inner import depending, first
 from .kept import kept
+from .loss import depending, first
 from .mapping import ChunkFunction, Mapping, each, resolve_mapping
 from .params import Params
 from .reduction import InOrder, Reduce, run_mean

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.inner import Loss
+from metarl.loss import Loss
 from metarl.nets import MLP
 from metarl.params import Params, from_module
 from metarl.streams import stream, torch_stream

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional
 
-from metarl.inner import Loss
+from metarl.loss import Loss
 from metarl.params import Params
 
 from .episodes import Episode

@@ -9,7 +9,8 @@ from torch import Tensor
 from metarl.checks import check_choice, check_positive
 from metarl.errors import InputError
 from metarl.gauss_newton import GaussNewton
-from metarl.inner import InnerLoop, Loss, adapt, adapt_path_one
+from metarl.inner import InnerLoop, adapt, adapt_path_one
+from metarl.loss import Loss
 from metarl.params import Params
 from metarl.rates import check_fixed
 from metarl.rl import surrogates

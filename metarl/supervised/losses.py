@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from metarl.errors import InputError
-from metarl.inner import Loss
+from metarl.loss import Loss
 from metarl.params import Params
 
 from .sinusoid import Regression
