@@ -12,11 +12,12 @@ from metarl.errors import InputError
 from metarl.params import split_rates
 from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_config
 from metarl.runs.files import real
-from metarl.runs.layout import CHECKPOINTS, holds_run
+from metarl.runs.layout import holds_run
 from metarl.runs.lock import started_by_parent
 
 from .family import State
 from .options import value_of
+from .outputs import in_checkpoints
 from .shipped import is_shipped
 from .state import put_params, share
 
@@ -51,7 +52,7 @@ def stored_values(argv: Sequence[str], ranks: Ranks) -> dict[str, Any] | None:
             if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
                 raise InputError("--out: torchrun --max-restarts finds the run again by it")
             return "null"
-        if any(p.name == CHECKPOINTS and holds_run(p.parent) for p in real(Path(out)).parents):
+        if in_checkpoints(real(Path(out))):
             raise InputError(f"--out {out}: lies in the checkpoints of a run; choose another")
         if is_shipped(Path(out)):
             raise InputError(f"--out {out}: shipped results stay as they are; choose another")

@@ -28,14 +28,18 @@ def output(value: str | Path) -> Path:
         if circle or (absolute.exists() and not (absolute.is_file() or absolute.is_dir())):
             raise InputError(f"--out {out}: is no file that can be replaced; choose another")
         own = absolute.name in (CONFIG, METRICS, BEST, OWNER) and holds_run(absolute.parent)
-        inside = (p for p in (absolute, *absolute.parents) if p.name == CHECKPOINTS)
-        own = own or any(holds_run(p.parent) for p in inside)
+        own = own or in_checkpoints(absolute)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"--out {out}: {why}; choose another") from None
     if own:
         raise InputError(f"--out {out}: is a file of the run itself; choose another")
     return absolute if out.is_symlink() else out
+
+
+def in_checkpoints(path: Path) -> bool:
+    """Whether a path without links is the folder of a run's checkpoints, or lies in it."""
+    return any(p.name == CHECKPOINTS and holds_run(p.parent) for p in (path, *path.parents))
 
 
 def check_writable(out: Path) -> None:
