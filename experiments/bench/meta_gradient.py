@@ -1,11 +1,14 @@
 """Speed of the meta-gradient of a policy against the machine's peak, one vmap and a plain loop."""
 
+from dataclasses import replace
+
 import torch
 
 from metarl.objective import gradients, mean_over_tasks
 
 from ..configs.rl import Config
 from ..machine import Machine
+from ..rl import PolicyLearner
 from .beside.loop import loop_objective
 from .beside.products import operations_of, products
 from .beside.timing import medians, on_threads
@@ -23,6 +26,7 @@ def meta_gradient_bench(
     - ``vmap/gradient``: all tasks in one vmap, uncompiled.
     - ``loop/gradient``: ``torch.autograd.grad`` task by task, on one thread or on all, which is
       faster.
+    - ``first-order/exact``: without second derivatives against with them, same mapping.
     """
     prepared = prepare(config, machine or Machine(device="cpu"))
     learner, theta, data = prepared.learner, prepared.theta, prepared.data
@@ -30,11 +34,14 @@ def meta_gradient_bench(
     ours = mean_over_tasks(surrogate, data, mapping=learner.mapping)
     together = mean_over_tasks(surrogate, data, mapping="vmap")
     loop = loop_objective(learner, data, prepared.few)
+    first = PolicyLearner(replace(config, first_order=True), learner.machine).objectives
+    without = mean_over_tasks(first.surrogate, data, mapping=learner.mapping)
     peaks = products(config.episodes * config.env.horizon, config.hidden[-1])
     threads = torch.get_num_threads()
     runs = {
         **{name: run for name, (run, _) in peaks.items()},
         "gradient": lambda: ours.gradient(theta),
+        "first order": lambda: without.gradient(theta),
         "vmap": lambda: together.gradient(theta),
         "loop, one thread": on_threads(lambda: loop.gradient(theta), 1),
         "loop": on_threads(lambda: loop.gradient(theta), threads),
@@ -51,4 +58,5 @@ def meta_gradient_bench(
         },
         "vmap/gradient": seconds["vmap"] / gradient,
         "loop/gradient": min(seconds["loop"], seconds["loop, one thread"]) / gradient,
+        "first-order/exact": seconds["first order"] / gradient,
     }
