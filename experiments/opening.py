@@ -108,7 +108,10 @@ def opened(
     def start() -> tuple[Run | Path, Snapshot | None]:
         if ranks.rank > 0:
             return out, None
-        run = stack.enter_context(open_run(out, config, resume=config is None))
+        try:
+            run = stack.enter_context(open_run(out, config, resume=config is None))
+        except InputError as error:
+            raise InputError(f"--out {error}") from None
         return run, run.load() if config is None else None
 
     with ExitStack() as stack:

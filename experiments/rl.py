@@ -146,10 +146,9 @@ class PolicyLearner:
         """One meta-iteration: sample, adapt, sample, update."""
         seed = state.extra["seed"]
         sampler = self.sampler(*self.sizes)
-        adapting: dict[str, Any] = {
+        shared: dict[str, Any] = {
             "policy": self.policy,
             "objectives": self.objectives,
-            "inner": self.inner,
             "weighting": self.weighting,
             "mapping": self.mapping,
             "ranks": self.ranks,
@@ -162,7 +161,7 @@ class PolicyLearner:
             inner_steps=self.config.inner_steps,
             seed=metarl.seed_of(seed, "train-rollouts", iteration),
             mixed=self.mixed,
-            **adapting,
+            **shared,
         )
         update = functools.partial(
             meta_update,
@@ -183,14 +182,13 @@ class PolicyLearner:
                     sampler,
                     meta_batch=self.config.meta_batch,
                     seed=seed,
-                    **adapting,
+                    **shared,
                 )
             moved, metrics = meta_step(
                 theta,
                 lambda theta, clock: collect(theta, clock=clock),
                 functools.partial(update, state, iteration),
                 objectives=self.objectives,
-                inner=self.inner,
                 mapping=self.mapping,
                 ranks=self.ranks,
             )
@@ -216,7 +214,7 @@ class PolicyLearner:
         model, inner = metarl.extended_rates(
             params,
             metarl.InnerLoop(first, adapted=self.inner.adapted),
-            trained_steps=max(config.inner_steps, 1),
+            trained_steps=config.inner_steps,
             steps=steps,
             factors=config.later_lr_factors,
         )

@@ -149,7 +149,7 @@ class SinusoidLearner:
         model, inner = metarl.extended_rates(
             params,
             self.inner,
-            trained_steps=max(self.config.inner_steps, 1),
+            trained_steps=self.config.inner_steps,
             steps=steps,
             factors=self.config.later_lr_factors,
         )

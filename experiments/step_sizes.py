@@ -50,7 +50,7 @@ def measure_rates(
         meta_batch: tasks of all ranks.
         seed: keys tasks and episodes.
         ranks: share the tasks; all get the same step sizes.
-        adapting: policy, objectives, inner, weighting and mapping of `adapt_by_acting`.
+        adapting: policy, objectives, weighting and mapping of `adapt_by_acting`.
 
     Returns:
         Environment steps of all ranks.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map, tree_structure
 
 from .errors import InputError
@@ -14,6 +15,7 @@ from .loss import Loss
 from .mapping import ChunkFunction, count_tasks, each, resolve_mapping, run_chunks
 from .params import Params, expand_params, split_rates
 from .rates import rate_of
+from .trees import leaves
 
 
 def adapt_path(
@@ -41,9 +43,9 @@ def adapt_path(
         raise InputError("adapt_path needs one support batch for each inner step, got none")
     tasks = count_tasks(supports)
     options, lr = split_inner(inner, params)
-    chunks = run_chunks(
-        _paths(loss, options), (params, lr), supports, resolve_mapping(mapping, supports)
-    )
+    resolved = resolve_mapping(mapping, supports)
+    run = _paths(resolved.compile, loss, options)
+    chunks = run_chunks(run, (params, lr), supports, resolved)
     moved = [
         {name: torch.cat([chunk[k][name] for chunk in chunks]) for name in chunks[0][k]}
         for k in range(len(supports))
@@ -73,7 +75,8 @@ def adaptation_curve(
 
     Args:
         inner_loss: what a task descends, see `adapt_path`.
-        outer_loss: what is measured.
+        outer_loss: what is measured, ``(params, batch)`` of one task -> tensors: a `Loss`, or
+            anything else, such as the errors of every query item.
         params: theta, learned step sizes among them.
         supports: one batch for each inner step.
         query: one batch, or a list of one for each k (see `queries_of`).
@@ -81,14 +84,19 @@ def adaptation_curve(
         mapping: see `adapt_path`.
 
     Returns:
-        What ``outer_loss`` returns, each field ``(K + 1, task)``.
+        What ``outer_loss`` returns, each tensor ``(K + 1, task, *its own shape)``.
 
     Raises:
-        InputError: a list of queries that is not one for each k, or as in `adapt_path`.
+        InputError: a list of queries that is not one for each k, an outer loss that returns
+            something else than tensors, or as in `adapt_path`.
     """
     supports = supports_of(supports)
     with torch.no_grad():
-        path = adapt_path(inner_loss, params, supports, inner, mapping=mapping)
+        path = (
+            adapt_path(inner_loss, params, supports, inner, mapping=mapping)
+            if supports
+            else [expand_params(params, count_tasks(query))]
+        )
         queries = queries_of(query, supports)
         queries = queries * len(path) if len(queries) == 1 else queries
         if len(queries) != len(path):
@@ -96,8 +104,8 @@ def adaptation_curve(
                 f"query is a list of {len(queries)} batches for {len(path)} points of the curve: "
                 "give one for each k = 0..K, or a single one for all"
             )
-        measure = _measures(outer_loss)
         resolved = resolve_mapping(mapping, (supports, query))
+        measure = _measures(resolved.compile, outer_loss)
         rows = [
             tree_map(lambda *x: torch.cat(x), *run_chunks(measure, (), (theta, q), resolved))
             for theta, q in zip(path, queries, strict=True)
@@ -150,4 +158,14 @@ def _paths(loss: Loss, options: InnerLoop) -> ChunkFunction:
 
 @kept
 def _measures(loss: Loss) -> ChunkFunction:
-    return each(lambda _, adapted: loss(*adapted))
+    def measure(_: Any, adapted: Any) -> Any:
+        measured = loss(*adapted)
+        for x in leaves(measured):
+            if not isinstance(x, Tensor):
+                raise InputError(
+                    f"outer_loss returned a value of type {type(x).__name__}: return tensors, such "
+                    "as torch.tensor(1.0)"
+                )
+        return measured
+
+    return each(measure)

@@ -1,6 +1,8 @@
 """Arguments that mean nothing, refused in one line."""
 
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 from .errors import InputError
 
@@ -25,12 +27,13 @@ def check_positive(name: str, value: float) -> None:
         raise InputError(f"{name} is {value}: it must be above 0")
 
 
-def check_counts(**counts: int) -> None:
-    """Refuse counts below 1.
+def check_counts(**counts: Any) -> None:
+    """Refuse what is no whole number, or below 1.
 
     Raises:
         InputError: naming the first.
     """
     for name, value in counts.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}: it must be at least 1")
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or value < 1:
+            raise InputError(f"{name} is {value!r}: it must be a whole number, at least 1")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -142,6 +143,14 @@ def _per_form(
                 inputs = iter(given)
                 return tree_unflatten([next(inputs) if x is _TENSOR else x for x in rest], spec)
 
+            if len(built) == _FORMS:
+                del built[next(iter(built))]
+            elif len(built) == _MANY:
+                warnings.warn(
+                    f"a loss is compiled for the {_MANY + 1}th time, for other shapes or Python "
+                    "numbers each time: give a number that changes as a tensor, one entry a task",
+                    stacklevel=2,
+                )
             # Each an object of its own, as which a record tells tensors apart: one that comes in
             # several places now may be several the next time.
             built[key] = build(read, [x.detach().requires_grad_(x.requires_grad) for x in tensors])
@@ -151,6 +160,8 @@ def _per_form(
 
 
 _TENSOR = object()
+# Programs of one chunk function: kept, and before it is told that they are many.
+_FORMS, _MANY = 64, 15
 
 
 def _form(shared: Any, data: Any) -> tuple[Any, list[Tensor]]:

@@ -55,7 +55,7 @@ def gauss_newton(
             for p, (q, version) in zip(theta.values(), here, strict=True)
         )
         if not known:
-            run = _linearised(fisher)
+            run = _linearised(mapping.compile, fisher)
             with torch.no_grad():
                 chunks = run_chunks(run, theta, data, mapping, compiler=compile_products)
             linearised[:] = chunks

@@ -174,7 +174,8 @@ def extended_rates(
     """Step sizes for evaluating more steps than were trained.
 
     The first ``trained_steps`` steps keep their rates, learned or fixed; the j-th later one uses
-    the last of them times ``factors[j]``, or times the last of the factors.
+    the last of them times ``factors[j]``, or times the last of the factors. Where none was trained
+    the first step has its rate too.
 
     Returns:
         theta without learned step sizes, and the inner loop that carries them, one a step.
@@ -184,6 +185,7 @@ def extended_rates(
     """
     if steps < 0:
         raise InputError(f"steps is {steps}: it must be at least 0")
+    trained_steps = max(trained_steps, 1)
     if steps > trained_steps and not factors:
         raise InputError(
             f"factors is empty: {steps} steps are more than the {trained_steps} trained; give one"

@@ -13,7 +13,8 @@ Loss = Callable[[Params, Any], Any]
 
 A pure function of its two arguments. Mapped by vmap, its Python code runs once for all tasks;
 compiled, once for each set of shapes: Python numbers and branches, and which tensors it closes
-over, stay as they were then. What changes from call to call belongs in ``params`` or ``batch``.
+over, stay as they were then. What changes from call to call belongs in ``params`` or ``batch``, as
+tensors; the programs of the last 64 losses are kept, and what these close over with them.
 Random numbers, such as dropout's, follow torch's generator unless the loss is compiled, and are
 the same each time unless it is mapped on threads, which race for it.
 Meta-gradients go to ``params`` alone, not to what a loss closes over.
@@ -36,15 +37,15 @@ def checked(output: Any) -> Any:
     if not isinstance(loss, Tensor) or loss.ndim:
         shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
         raise InputError(
-            f"the loss returned a {type(output).__name__}{shape}: it must return a scalar, or a "
-            "NamedTuple of scalars with the loss first"
+            f"the loss returned a value of type {type(output).__name__}{shape}: it must return a "
+            "scalar, or a NamedTuple of scalars with the loss first"
         )
     for name in getattr(output, "_fields", ()):
         field = getattr(output, name)
         if not isinstance(field, Tensor):
             raise InputError(
-                f"the loss returned a {type(output).__name__} whose {name} is a "
-                f"{type(field).__name__}: return tensors, such as torch.tensor(1.0)"
+                f"field {name} of what the loss returned is of type {type(field).__name__}: return "
+                "tensors, such as torch.tensor(1.0)"
             )
     return output
 

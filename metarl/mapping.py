@@ -66,12 +66,16 @@ class Mapping(NamedTuple):
         return f"{kind}+compile" if self.compile else kind
 
 
-def parse_mapping(text: str) -> Mapping:
+def parse_mapping(text: str | Mapping) -> Mapping:
     """Read ``auto | vmap | chunk:N | threads``, each perhaps followed by ``+compile``.
+
+    One that was read already stays as it is.
 
     Raises:
         InputError: anything else.
     """
+    if isinstance(text, Mapping):
+        return text
     kind, plus, suffix = text.partition("+")
     name, colon, number = kind.partition(":")
     # Python reads no number of thousands of digits, and nobody has as many tasks.
@@ -84,7 +88,7 @@ def parse_mapping(text: str) -> Mapping:
     return Mapping(name, int(number or 0), bool(plus))  # type: ignore[arg-type]
 
 
-def resolve_mapping(text: str, data: Any) -> Mapping:
+def resolve_mapping(text: str | Mapping, data: Any) -> Mapping:
     """Make ``auto`` definite: a pure function of shapes, device and compiler.
 
     It is ``vmap``, but on the CPU for several tasks of at least 16 384 numbers each: there
@@ -94,6 +98,9 @@ def resolve_mapping(text: str, data: Any) -> Mapping:
         text: see `parse_mapping`. Where no compiler is present, and inside ``torch.func``
             transforms, which a program cannot be differentiated by, ``+compile`` is dropped.
         data: tensors with a leading task dimension.
+
+    Returns:
+        What stands for it; its ``str`` is what functions take and configurations hold.
 
     Raises:
         InputError: no mapping of that name, threads inside a ``torch.func`` transform, or threads
@@ -145,16 +152,16 @@ def count_tasks(data: Any) -> int:
     for x in given:
         if not isinstance(x, _PLAIN):
             raise InputError(
-                f"a batch holds a {type(x).__name__}, which every task would get whole: use "
-                "tensors, and plain numbers and words that all share, in tuples, lists, dicts or "
-                "NamedTuples"
+                f"a batch holds an object of type {type(x).__name__}, which every task would get "
+                "whole: use tensors, and plain numbers and words that all share, in tuples, lists, "
+                "dicts or NamedTuples"
             )
     sizes = {x.shape[0] if x.ndim else None for x in given if isinstance(x, Tensor)}
     if len(sizes) != 1 or None in sizes or 0 in sizes:
         raise InputError(
             "the batches of a meta-batch need one common leading task dimension, got "
-            f"{sorted(str(s) for s in sizes) or 'no tensors'} (a number that all tasks share, such "
-            "as a step index, goes as a Python number)"
+            f"{sorted(str(s) for s in sizes) or 'no tensors'} (a number that all tasks share goes "
+            "as a Python number, or, if compiled and changing, as a tensor with one entry a task)"
         )
     (size,) = sizes
     assert size is not None

@@ -13,7 +13,7 @@ from .errors import InputError
 from .inner import InnerLoop, adapt_path_one, supports_of
 from .kept import kept
 from .loss import Loss, checked, first
-from .mapping import resolve_mapping
+from .mapping import Mapping, resolve_mapping
 from .objective import mean_gradient, values
 from .params import Params, split_rates
 from .rates import check_fixed
@@ -61,10 +61,9 @@ def meta_gradient(
         InputError: counts of batches, weights or tasks disagree, this is inside a ``torch.func``
             transform, or as `InnerLoop` says.
     """
-    fn, shared, data = _problem(
-        inner_loss, outer_loss, params, supports, query, inner, step_weights
+    fn, shared, data, resolved = _problem(
+        inner_loss, outer_loss, params, supports, query, inner, step_weights, mapping
     )
-    resolved = resolve_mapping(mapping, data)
     if torch._C._functorch.maybe_current_level() is not None:
         raise InputError(
             "a meta-gradient is a number to torch.func transforms, and cannot be differentiated "
@@ -110,10 +109,10 @@ def meta_loss(
     """
     wanted = any(_wants_gradients(part) for part in split_rates(params))
     if not (torch.is_grad_enabled() and wanted):
-        fn, shared, data = _problem(
-            inner_loss, outer_loss, params, supports, query, inner, step_weights
+        fn, shared, data, resolved = _problem(
+            inner_loss, outer_loss, params, supports, query, inner, step_weights, mapping
         )
-        return run_mean(values(fn), shared, data, resolve_mapping(mapping, data), reduce)
+        return run_mean(values(resolved.compile, fn), shared, data, resolved, reduce)
     outputs, gradient = meta_gradient(
         inner_loss,
         outer_loss,
@@ -145,8 +144,9 @@ def _problem(
     query: Any,
     inner: InnerLoop,
     step_weights: Sequence[float] | None,
-) -> tuple[Any, Any, Any]:
-    """The function of one task, what all tasks share, and the data of each."""
+    mapping: str,
+) -> tuple[Any, Any, Any, Mapping]:
+    """The function of one task, what all tasks share, the data of each, and how it is mapped."""
     supports = supports_of(supports)
     queries = queries_of(query, supports)
     if step_weights is not None and _wants_gradients(list(step_weights)):
@@ -173,9 +173,11 @@ def _problem(
             "them: merge what is learned into params, detach the rest, or take adapt_tasks"
         )
     like = next(iter(params.values()))
-    fn = _adapted_loss(inner_loss, outer_loss, options, weights is not None)
+    data = (supports, queries)
+    resolved = resolve_mapping(mapping, data)
+    fn = _adapted_loss(resolved.compile, inner_loss, outer_loss, options, weights is not None)
     shared = (params, lr, None if weights is None else like.new_tensor(weights))
-    return fn, shared, (supports, queries)
+    return fn, shared, data, resolved
 
 
 def _wants_gradients(tree: Any) -> bool:

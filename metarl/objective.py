@@ -51,7 +51,8 @@ def mean_over_tasks(
     the vector, until the objective ends: give them few time steps (`metarl.rl.batches.subsample`).
 
     Args:
-        fn: the objective of one task. Build it once: compiled functions are kept by identity.
+        fn: the objective of one task. Where it is compiled, build it once: programs are kept by its
+            identity, and keep it.
         data: tensors with a leading task dimension, in any nesting of tuples and dicts.
         fisher: what makes the Fisher matrix; None takes the Hessian of ``kl``, which it is where
             ``kl`` has its minimum.
@@ -65,7 +66,7 @@ def mean_over_tasks(
         return run_mean(run, shared, data, resolved, reduce)
 
     def value(theta: Params) -> tuple[Tensor, Tensor]:
-        loss, kl = mean(values(fn), (theta,))
+        loss, kl = mean(values(resolved.compile, fn), (theta,))
         return loss, kl
 
     def gradient(theta: Params) -> tuple[Tensor, Tensor, Params]:
@@ -73,7 +74,8 @@ def mean_over_tasks(
         return loss, kl, g
 
     def hessian(theta: Params, v: Params) -> Params:
-        fv: Params = mean(_hessians(fn), (theta, {name: v[name] for name in theta}))
+        along = {name: v[name] for name in theta}
+        fv: Params = mean(_hessians(resolved.compile, fn), (theta, along))
         return fv
 
     if fisher is None:
@@ -91,7 +93,7 @@ def _summed(fn: Callable[..., Any]) -> ChunkFunction:
     return run
 
 
-# Chunk functions are kept by the identity of what they are made of, so that each is compiled once.
+# Compiled chunk functions are kept by the identity of what they are made of.
 
 
 @kept
@@ -112,7 +114,7 @@ def mean_gradient(
     The gradient lies in memory as theta does: a fused optimiser steps through both in the order
     of memory, and compiled programs may hand over a transpose.
     """
-    gradient, outputs = run_mean(gradients(fn), shared, data, mapping, reduce)
+    gradient, outputs = run_mean(gradients(mapping.compile, fn), shared, data, mapping, reduce)
     return {name: _laid_out_like(g, shared[0][name]) for name, g in gradient.items()}, outputs
 
 

@@ -20,8 +20,8 @@ def map_on_threads(
     fn: Callable[[T], R], items: Sequence[T], gather: Callable[[Iterable[R]], Any]
 ) -> Any:
     """``gather(fn(item) for item in items)``, with as many workers as torch has threads."""
-    workers = min(torch.get_num_threads(), len(items))
-    if workers <= 1:
+    workers = torch.get_num_threads()
+    if min(workers, len(items)) <= 1:
         return gather(map(fn, items))
     grad = torch.is_grad_enabled()
 
@@ -55,5 +55,8 @@ def one_intra_op_thread() -> Iterator[None]:
 
 @functools.cache
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Worker threads of this process (a forked child must not use its parent's)."""
+    """Worker threads of this process (a forked child must not use its parent's).
+
+    They start as items come, so that a pool of all serves a few too.
+    """
     return ThreadPoolExecutor(workers, thread_name_prefix="tasks")

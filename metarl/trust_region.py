@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_positive
-from .errors import NonFiniteError
+from .checks import check_counts, check_positive
+from .errors import InputError, NonFiniteError
 from .objective import Objective
 from .params import Params, moving
 
@@ -97,10 +97,16 @@ def trust_region_step(
         shrink: ratio of one step size to the next.
 
     Raises:
-        InputError: ``max_kl`` is not above 0.
+        InputError: ``max_kl`` is not above 0, ``damping`` below 0, a count below 1, or ``shrink``
+            not between 0 and 1.
         NonFiniteError: loss, KL, gradient or a Fisher product are not finite at the start.
     """
     check_positive("max_kl", max_kl)
+    check_counts(cg_steps=cg_steps, backtracks=backtracks)
+    if not damping >= 0:
+        raise InputError(f"damping is {damping}: it must be at least 0")
+    if not 0 < shrink < 1:
+        raise InputError(f"shrink is {shrink}: it must be above 0 and below 1")
     loss_before, kl, gradient = objective.gradient(params)
     require_finite({"loss": loss_before, "KL": kl})
     require_finite({f"outer gradient of {name}": g for name, g in gradient.items()})

@@ -72,6 +72,6 @@ def _failure(rank: int, size: int, timeout: float, store: Any, *, lost: bool) ->
             time.sleep(0.05)
     names = ", ".join(map(str, sorted(silent))) or "?"
     return RankError(
-        f"rank {names} {happened}; the last checkpoint stands, go on with --resume (torchrun "
+        f"rank {names} {happened}; the last checkpoint stands, to be resumed from (torchrun "
         "--max-restarts does by itself)"
     )

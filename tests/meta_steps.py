@@ -32,7 +32,7 @@ class Setting(NamedTuple):
 
     def step(self, update: Update, *, theta: Params | None = None, seed: int = 0) -> Any:
         """``(theta, metrics)`` of one meta-iteration."""
-        shared = {name: self.options[name] for name in ("objectives", "inner", "mapping")}
+        shared = {name: self.options[name] for name in ("objectives", "mapping")}
         collect = functools.partial(self._collect, seed)
         return meta_step(self.theta if theta is None else theta, collect, update, **shared)
 
@@ -101,7 +101,6 @@ def walk(
             "objectives": policy_objectives(apply, inner, **objective),
             "sampler": Sampler(env, episodes=episodes, horizon=horizon),
             "tasks": tasks,
-            "inner": inner,
             "inner_steps": inner_steps,
             "weighting": Weighting() if weighting is None else weighting,
             "mapping": mapping,

@@ -176,7 +176,7 @@ def test_a_restart_continues_its_launchers_run_alone(
     owner = run / "owner.json"
     told = json.loads(owner.read_text())
     owner.write_text(json.dumps(told | {"parent": told["parent"] + 1}))
-    assert "holds a run; continue it with --resume" in refuse(capfd, 2, *again)
+    assert "holds a run: resume it (--resume)" in refuse(capfd, 2, *again)
 
 
 @pytest.mark.parametrize("output", ["/dev/full", "a pipe nobody reads"])

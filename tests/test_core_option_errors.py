@@ -20,6 +20,7 @@ from metarl import (
     reptile_loss,
     resolve_mapping,
 )
+from metarl.kept import kept
 
 
 @dataclass
@@ -84,7 +85,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "lr is nan: it must be finite": lambda: InnerLoop(float("nan")),
     "lr is a tensor: give a number": lambda: InnerLoop(torch.tensor(0.1)),  # type: ignore[arg-type]
     "per is 'layer': choose one of tensor": lambda: learned_rates(S.params, 0.1, per="layer"),  # type: ignore[arg-type]
-    "steps is 0: it must be at least 1": lambda: learned_rates(
+    "steps is 0: it must be a whole number, at least 1": lambda: learned_rates(
         S.params, 0.1, per="tensor", steps=0
     ),
     "^lr is inf: it must be finite": lambda: learned_rates(S.params, float("inf"), per="tensor"),
@@ -101,7 +102,7 @@ WRONG: dict[str, Callable[[], Any]] = {
         inner=InnerLoop({"bias": torch.ones(())})
     ),
     r"inner is a float: give a metarl\.InnerLoop": lambda: meta(inner=0.1),
-    "whose count is a int: return tensors": lambda: meta_loss(
+    "field count of what the loss returned is of type int: return tensors": lambda: meta_loss(
         S.loss, counted, S.params, S.supports, S.query, InnerLoop()
     ),
     "step_weights require gradients": lambda: meta(
@@ -114,7 +115,7 @@ WRONG: dict[str, Callable[[], Any]] = {
         inner=InnerLoop({n: torch.ones((), requires_grad=True) for n in S.params})
     ),
     "2 weights for 3 inner steps": lambda: meta(step_weights=(0.5, 0.5)),
-    "returned a tuple: it must return a scalar, or a NamedTuple": lambda: meta_loss(
+    "of type tuple: it must return a scalar, or a NamedTuple": lambda: meta_loss(
         S.loss,
         lambda params, batch: (S.loss(params, batch),) * 2,
         S.params,
@@ -145,10 +146,12 @@ WRONG: dict[str, Callable[[], Any]] = {
     "a batch holds tensors that require gradients": lambda: meta(
         query=type(S.query)(*(x.clone().requires_grad_() for x in S.query))
     ),
-    "a batch holds a ndarray": lambda: meta(query=(S.query[0], S.query[1].numpy())),
-    "a batch holds a Hidden": lambda: meta(query=(S.query[0], Hidden(S.query[1]))),
-    "a batch holds a Whole": lambda: meta(query=(S.query[0], Whole(S.query[1]))),
-    "a batch holds a UserDict": lambda: meta(query=(S.query[0], UserDict(y=S.query[1]))),
+    "a batch holds an object of type ndarray": lambda: meta(query=(S.query[0], S.query[1].numpy())),
+    "a batch holds an object of type Hidden": lambda: meta(query=(S.query[0], Hidden(S.query[1]))),
+    "a batch holds an object of type Whole": lambda: meta(query=(S.query[0], Whole(S.query[1]))),
+    "a batch holds an object of type UserDict": lambda: meta(
+        query=(S.query[0], UserDict(y=S.query[1]))
+    ),
     "^InnerLoop.lr holds tensors that require gradients": lambda: reptile_loss(
         S.loss,
         S.params,
@@ -172,17 +175,17 @@ WRONG: dict[str, Callable[[], Any]] = {
     "a Tensor that looks like a single batch": lambda: meta(supports=torch.ones(1, 4, 3)),
     "params is a Linear: give a dict": lambda: meta(params=torch.nn.Linear(1, 1)),
     "from_module takes an nn.Module, not <class": lambda: from_module(torch.nn.Linear),  # type: ignore[arg-type]
-    "returned a dict: it must": lambda: adapt_tasks(
+    "of type dict: it must": lambda: adapt_tasks(
         lambda p, b: {"loss": S.loss(p, b)}, S.params, S.supports, InnerLoop()
     ),
-    "returned a NoneType: it must": lambda: meta_loss(
+    "a value of type NoneType: it must": lambda: meta_loss(
         S.loss, lambda p, b: None, S.params, S.supports, S.query, InnerLoop()
     ),
-    r"returned a Tensor of shape \(1,\): it must": lambda: meta_loss(
+    r"of type Tensor of shape \(1,\): it must": lambda: meta_loss(
         S.loss, lambda p, b: S.loss(p, b)[None], S.params, S.supports, S.query, InnerLoop()
     ),
-    "unhashable type: 'Settable': give a plain function, or freeze": lambda: meta_loss(
-        Settable(), S.loss, S.params, S.supports, S.query, InnerLoop()
+    "unhashable type: 'Settable': give a plain function, freeze": lambda: kept(lambda loss: loss)(
+        True, Settable()
     ),
     "native_layer_norm.*wrong second derivatives": lambda: adapt_tasks(
         lambda p, b: torch.native_layer_norm(p[BIAS], (6,), None, None, 1e-5)[0].sum(),

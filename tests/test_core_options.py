@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from metarl import (
     InnerLoop,
+    InputError,
     adapt,
     adapt_path,
     adapt_tasks,
@@ -365,3 +366,27 @@ def test_nothing_compiles_without_compiler_or_headers(
     compiling.compiler_present.cache_clear()
     assert compiling.compiler_present() == (before and missing == "nothing")
     compiling.compiler_present.cache_clear()
+
+
+def test_a_curve_of_no_steps_and_of_every_item() -> None:
+    unadapted = adaptation_curve(S.loss, S.loss, S.params, [], S.query, InnerLoop())
+    whole = adaptation_curve(S.loss, S.loss, S.params, S.supports, S.query, InnerLoop())
+    assert unadapted.shape == (1, 4)
+    assert torch.equal(unadapted[0], whole[0])
+
+    def each_item(params: Params, batch: Regression) -> Tensor:
+        items = [S.loss(params, Regression(x[None], y[None])) for x, y in zip(*batch, strict=True)]
+        return torch.stack(items)
+
+    items = adaptation_curve(S.loss, each_item, S.params, S.supports, S.query, InnerLoop())
+    assert items.shape == (4, 4, 5)  # step, task, query item
+    assert rel(items.mean(-1), whole) < 1e-12
+    with pytest.raises(InputError, match="outer_loss returned a value of type float"):
+        adaptation_curve(S.loss, lambda p, b: 1.0, S.params, S.supports, S.query, InnerLoop())
+
+
+def test_a_resolved_mapping_serves_as_one() -> None:
+    resolved = resolve_mapping("chunk:2", S.query)
+    for name in (resolved, str(resolved)):
+        loss = meta_loss(S.loss, S.loss, S.params, S.supports, S.query, InnerLoop(), mapping=name)  # type: ignore[arg-type]
+        assert torch.isfinite(loss)

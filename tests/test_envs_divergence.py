@@ -1,5 +1,6 @@
 """Diverged physics: flagged, not paid, its neighbours untouched, and nothing printed."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -12,22 +13,39 @@ import mujoco
 import numpy as np
 import pytest
 
-import metarl_envs  # noqa: F401
+import metarl_envs
 
 ROWS = 16
+VALUES = (1e9, 1e12, np.inf, np.nan)
+# Backwards pays for running backwards, which a reset would look like.
+DIRECTIONS: dict[str, dict[str, Any]] = {
+    "metarl/HalfCheetahDirection-v0": {"direction": -1.0},
+    "metarl/AntDirection-v0": {"direction": -1.0},
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "metarl/HalfCheetahVelocity-v0": {"velocity": 1.5},
+    "metarl/AntVelocity-v0": {"velocity": 2.0},
+    "metarl/AntGoal-v0": {"goal": np.array([1.0, -2.0])},
+}
+TASKS = {**DIRECTIONS, **OTHERS}
 
 
 def build(env_id: str, physics: str) -> Any:
     envs = gymnasium.make_vec(env_id, num_envs=ROWS, physics=physics)
-    direction = {"direction": -1.0}  # pays for running backwards, which a reset would look like
-    envs.set_attr("task", [direction] * ROWS)
+    envs.set_attr("task", [TASKS[env_id]] * ROWS)
     envs.reset(seed=0)
     return envs
 
 
+def test_every_simulated_environment_is_diverged_here() -> None:
+    assert set(TASKS) == {name for name in metarl_envs.WORLDS if "Navigation" not in name}
+
+
 @pytest.mark.parametrize("physics", ["paper", "gym"])
-@pytest.mark.parametrize("env_id", ["metarl/HalfCheetahDirection-v0", "metarl/AntDirection-v0"])
-@pytest.mark.parametrize("value", [1e9, 1e12, np.inf, np.nan])
+@pytest.mark.parametrize(
+    ("env_id", "value"),
+    [*itertools.product(DIRECTIONS, VALUES), *((name, 1e12) for name in OTHERS)],
+)
 def test_one_diverged_environment_of_sixteen(
     env_id: str, physics: str, value: float, capfd: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -2,7 +2,9 @@
 
 import fcntl
 import hashlib
+import http.client
 import http.server
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,6 +207,17 @@ def test_no_server_and_bad_answers(server: Server, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="http or https"):
         download_file("file:///etc/passwd", tmp_path / "a.zip", md5=MD5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_connection_that_breaks_is_not_the_disks_fault(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> bytes:
+        raise ssl.SSLError("decryption failed")
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", read)
+    with pytest.raises(InputError, match=r"broke off .*decryption failed.*run it again"):
+        fetch(server, tmp_path / "a.zip")
 
 
 def test_endless_answer_is_cut(

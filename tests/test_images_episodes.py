@@ -134,21 +134,22 @@ def test_images_are_the_ones_drawn_turned_by_class() -> None:
     assert len(np.unique(index.turns)) == 4
 
 
-def test_rotation_can_be_left_out() -> None:
+def test_images_are_turned_only_if_asked_for() -> None:
     data = tagged()
-    support, _ = sample_episodes(
-        data, stream(0, "e", 0), tasks=9, ways=5, shots=1, queries=1, rotate=False
-    )
+    taken: Any = {"tasks": 9, "ways": 5, "shots": 1, "queries": 1}
+    turned, _ = sample_episodes(data, stream(0, "e", 0), rotate=True, **taken)
+    assert not bool((turned.images[:, :, 0, 0, 0] > 0.7).all())
+    support, _ = sample_episodes(data, stream(0, "e", 0), **taken)
     assert bool((support.images[:, :, 0, 0, 0] > 0.7).all())
 
 
 def test_oblong_images_are_not_turned() -> None:
     data = ImageClasses(tagged().images[..., 4:24], tagged().names)
     taken: Any = {"tasks": 3, "ways": 5, "shots": 1, "queries": 1}
-    support, _ = sample_episodes(data, stream(0, "e", 0), rotate=False, **taken)
+    support, _ = sample_episodes(data, stream(0, "e", 0), **taken)
     assert support.images.shape == (3, 5, 1, 28, 20)
     with pytest.raises(InputError, match=r"28 x 20 pixels .* rotate=False"):
-        sample_episodes(data, stream(0, "e", 0), **taken)
+        sample_episodes(data, stream(0, "e", 0), rotate=True, **taken)
 
 
 @pytest.mark.parametrize("change", [lambda x: x / np.float32(255), lambda x: x[:, :, 0]])

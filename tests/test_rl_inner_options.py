@@ -1,5 +1,6 @@
 """Inner-loop options through a whole meta-iteration, against their plain counterparts."""
 
+import functools
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -36,9 +37,9 @@ def outer(setting: Setting, theta: Params | None = None) -> tuple[Params, MetaBa
     return seen[0]  # type: ignore[no-any-return]
 
 
-def written_out(setting: Setting, data: MetaBatch) -> torch.Tensor:
+def written_out(setting: Setting, data: MetaBatch, inner: InnerLoop | None = None) -> torch.Tensor:
     """Task by task: steps on -mean(log pi * weight), then -mean(ratio * weight), by autograd."""
-    policy, inner = setting.policy, setting.options["inner"]
+    policy, inner = setting.policy, inner or setting.options["objectives"].inner
     theta = {n: p.detach().clone().requires_grad_() for n, p in setting.theta.items()}
 
     def logs(params: Params, b: Any, i: int) -> torch.Tensor:
@@ -81,10 +82,7 @@ def test_outer_gradient_written_out(
     assert rel(flat(gradient), truth) < 1e-10
     if options.get("first_order"):
         return
-    mutant = written_out(
-        setting._replace(options={**setting.options, "inner": InnerLoop(0.3, first_order=True)}),
-        data,
-    )
+    mutant = written_out(setting, data, InnerLoop(0.3, first_order=True))
     assert rel(mutant, truth) > 0.005
 
 
@@ -242,3 +240,22 @@ def test_metrics_say_what_happened() -> None:
     assert metrics["inner_grad_norm"] == pytest.approx(expected, rel=1e-9)
     parts = {"sample", "adapt", "gradient", "fisher", "line_search", "other"}
     assert {f"seconds.{part}" for part in parts} <= metrics.keys()
+
+
+def test_tasks_adapt_as_the_objectives_say_unless_told() -> None:
+    setting = walk(inner=InnerLoop(0.1))
+    collect = functools.partial(collect_meta_batch, setting.theta, seed=0, **setting.options)
+    path, same, other = (
+        collect(inner=inner).path for inner in (None, InnerLoop(0.1), InnerLoop(0.2))
+    )
+    assert torch.equal(flat(path[1]), flat(same[1]))
+    assert rel(flat(path[1]) - flat(path[0]), 0.5 * (flat(other[1]) - flat(other[0]))) < 1e-9
+
+
+def test_only_the_sampling_correction_is_credited() -> None:
+    plain, corrected = (
+        collect_meta_batch(s.theta, seed=0, **s.options).data.score_weights
+        for s in (walk(), walk(sampling_correction="emaml"))
+    )
+    assert not plain.any()
+    assert corrected.all()

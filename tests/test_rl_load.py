@@ -22,7 +22,7 @@ from walkers import Walker
 import metarl
 import metarl.rl
 import metarl_envs  # noqa: F401  # registers
-from metarl.errors import InputError
+from metarl.errors import InputError, NonFiniteError
 from metarl.rl import MetaPolicy, Policy, loading
 from metarl.rl.distributions import Categorical, Gaussian
 from metarl.rl.one_task import one_task_sampler
@@ -247,6 +247,21 @@ def test_predict_is_that_of_stable_baselines(runs: Path) -> None:
     for wrong in (np.zeros(3), np.zeros((2, 2, 2)), np.float32(1)):
         with pytest.raises(InputError, match="an observation of shape"):
             policy.predict(wrong)
+    for value in (np.nan, np.inf):
+        with pytest.raises(NonFiniteError, match="observation is not finite") as told:
+            policy.predict(np.array([0.1, value]))
+        assert told.value.place == "observation"
+    with torch.no_grad():
+        next(policy.module.parameters()).fill_(np.nan)
+    with pytest.raises(NonFiniteError, match="action is not finite"):
+        policy.predict(one)
+
+
+@pytest.mark.parametrize("trained", [0, 1, 3])
+def test_as_many_steps_as_were_trained(runs: Path, trained: int) -> None:
+    metapolicy = replace(metarl.rl.load(runs / "plain"), inner_steps=trained)
+    assert len(metapolicy.adapt(NAVIGATION, seed=1).returns) == trained
+    assert len(metapolicy.adapt(NAVIGATION, seed=1, steps=2).returns) == 2
 
 
 def test_draws_follow_the_policy_and_the_seed(runs: Path) -> None:
@@ -364,7 +379,7 @@ def test_what_does_not_fit_is_named(runs: Path, tmp_path: Path) -> None:
     mixed.set_attr("task", mixed.unwrapped.sample_tasks(2, np.random.default_rng(0)))
     cases: list[tuple[Any, str]] = [
         (Walker(discrete=True), "actions are vectors of 2"),
-        (gymnasium.make("CartPole-v1"), "another length than 4"),
+        (gymnasium.make("CartPole-v1"), "fails on observations of length 4"),
         (gymnasium.make("FrozenLake-v1"), "not a flat Box"),
         (unset, "hold one task"),
         (mixed, "hold one task"),

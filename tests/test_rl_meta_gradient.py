@@ -244,7 +244,6 @@ def sampled_gradients(correction: str, samples: int, episodes: int) -> tuple[Ten
     policy = SoftmaxPolicy(x)
     env = Tabular(random_mdp(S, A, 2), num_envs=samples * episodes, horizon=H)
     theta = {"logits": x}
-    inner = InnerLoop(ALPHA * H)
     objectives = build(lr=ALPHA * H, sampling_correction=correction)
     collected = collect_meta_batch(
         theta,
@@ -252,7 +251,6 @@ def sampled_gradients(correction: str, samples: int, episodes: int) -> tuple[Ten
         objectives=objectives,
         sampler=Sampler(env, episodes=episodes, horizon=H),
         tasks=[{}] * samples,
-        inner=inner,
         inner_steps=1,
         weighting=Weighting(discount=1.0, baseline="zero", standardized=False),
         seed=3,

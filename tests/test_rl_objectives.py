@@ -170,7 +170,7 @@ def _sampled(p: Problem, loss: Any) -> MetaBatch:
 def test_policies_recorded_by_another_inner_loop_are_told() -> None:
     p = problem(steps=1)
     other = policy_objectives(p.apply, InnerLoop(1.0))
-    with pytest.warns(UserWarning, match="nats apart: give both the same theta, inner loop"):
+    with pytest.warns(UserWarning, match="nats apart: give both the same theta, objectives"):
         old_policy(other, p.theta, p.data)
     old_policy(p.objectives, p.theta, recorded(p.data))
 
@@ -189,7 +189,7 @@ def test_one_deviation_for_all_states() -> None:
 
     setting, policy = walk(horizon=20), Shared()
     theta, apply = metarl.from_module(policy)
-    own = policy_objectives(apply, setting.options["inner"], inner_surrogate="linear")
+    own = policy_objectives(apply, setting.options["objectives"].inner, inner_surrogate="linear")
     setting = Setting(policy, theta, {**setting.options, "policy": policy, "objectives": own})
     # Half of the time steps: fewer than are kept in any case would leave the fields as they are.
     _, metrics = setting.step(trpo(setting, fisher_fraction=0.5))

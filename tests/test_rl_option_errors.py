@@ -61,6 +61,11 @@ def trust_region(max_kl: float) -> Any:
     return trust_region_step(objective, {"w": torch.ones(3)}, max_kl=max_kl)
 
 
+def step(**options: Any) -> Any:
+    objective = mean_over_tasks(lambda p, b: ((p["w"] * b).sum(),) * 2, torch.ones(2, 3))
+    return trust_region_step(objective, {"w": torch.ones(3)}, max_kl=0.01, **options)
+
+
 def mixed(tasks: int, *, inner_steps: int) -> Any:
     given = [{"slope": 1.0}] * tasks
     setting = walk(given, inner_steps=inner_steps, mixed=2)
@@ -80,7 +85,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "InnerLoop.lr holds tensors that require gradients": lambda: policy_objectives(
         no_policy, InnerLoop({"w": torch.ones((), requires_grad=True)})
     ),
-    "epochs is 0: it must be at least 1": lambda: promp(0),
+    "epochs is 0: it must be a whole number, at least 1": lambda: promp(0),
     "min_std is 0.0: it must be above 0": lambda: GaussianMLP(2, 2, min_std=0.0),
     "init_std is -1: it must be above 0": lambda: GaussianMLP(2, 2, init_std=-1),
     "activation is 'gelu': choose one of relu, tanh": lambda: GaussianMLP(2, 2, activation="gelu"),  # type: ignore[arg-type]
@@ -88,7 +93,23 @@ WRONG: dict[str, Callable[[], Any]] = {
     "max_kl is 0: it must be above 0": lambda: trust_region(0),
     "max_kl is -0.01": lambda: trust_region(-0.01),
     "max_kl is nan": lambda: trust_region(float("nan")),
-    "tasks is 0: it must be at least 1": lambda: make_halves(NAVIGATION, tasks=0, episodes=1),
+    "cg_steps is 0: it must be a whole": lambda: step(cg_steps=0),
+    "backtracks is -3: it must be a whole": lambda: step(backtracks=-3),
+    "damping is -1: it must be at least 0": lambda: step(damping=-1),
+    "shrink is 1.5: it must be above 0 and": lambda: step(shrink=1.5),
+    "shrink is nan": lambda: step(shrink=float("nan")),
+    "tasks is 2.5: it must be a whole": lambda: make_halves(NAVIGATION, tasks=2.5, episodes=1),  # type: ignore[arg-type]
+    "episodes is nan: it must be": lambda: make_halves(
+        NAVIGATION,
+        tasks=1,
+        episodes=float("nan"),  # type: ignore[arg-type]
+    ),
+    "threads is True: it must be": lambda: make_halves(
+        NAVIGATION, tasks=1, episodes=1, threads=True
+    ),
+    "tasks is 0: it must be a whole number, at least 1": lambda: make_halves(
+        NAVIGATION, tasks=0, episodes=1
+    ),
     "episodes is -1": lambda: make_halves(NAVIGATION, tasks=1, episodes=-1),
     "Nothing-v0: .*package:id": lambda: make_halves("Nothing-v0", tasks=1, episodes=1),
     "nowhere:Task-v0: No module": lambda: make_halves("nowhere:Task-v0", tasks=1, episodes=1),

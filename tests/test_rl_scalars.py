@@ -30,7 +30,7 @@ def scaled() -> Setting:
     setting = walk()
     policy = Scaled(setting.policy)
     theta, apply = from_module(policy)
-    objectives = policy_objectives(apply, setting.options["inner"])
+    objectives = policy_objectives(apply, setting.options["objectives"].inner)
     return Setting(policy, theta, {**setting.options, "policy": policy, "objectives": objectives})
 
 

@@ -235,7 +235,6 @@ def trained(
             objectives=objectives,
             sampler=sampler,
             tasks=sampler.sample_tasks(tasks, stream(seed, "tasks", i)),
-            inner=inner,
             inner_steps=1,
             weighting=Weighting(discount=1.0, baseline="zero", standardized=False),
             seed=1000 * seed + i,
@@ -244,7 +243,7 @@ def trained(
 
     for i in range(iterations):
         theta, metrics = meta_step(
-            theta, functools.partial(collect, i), step, objectives=objectives, inner=inner
+            theta, functools.partial(collect, i), step, objectives=objectives
         )
         assert all(math.isfinite(x) for x in metrics.values())
     return float(adapted_value(theta["logits"].detach())[0])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from runs_at import CONFIG, assert_snapshot, best_at, contents, make_run, newest, save_at, seal
 
 from metarl.errors import CheckpointError, InputError, NonFiniteError, RunWarning, SaveError
@@ -151,7 +152,7 @@ def test_a_pruned_run_reads_like_the_run(tmp_path: Path, last: bool) -> None:
         *(() if last else ("best.json",)),
     }
     assert sum(f.stat().st_size for f in target.rglob("*") if f.is_file()) < 6000
-    refused = pytest.raises(CheckpointError, match=r"start a new one with --from .*0000000[68]")
+    refused = pytest.raises(CheckpointError, match=r"start a new one from .*0000000[68]")
     with open_run(target, resume=True, tensorboard=False) as opened, refused:
         opened.load()
     with pytest.raises(InputError, match="exists"):
@@ -209,3 +210,11 @@ def test_checkpoints_that_may_not_be_read_are_one_line(
     monkeypatch.setattr(Path, "iterdir", refused)
     with pytest.raises(InputError, match="checkpoints cannot be read: Permission denied"):
         read_snapshot(tmp_path / "run")
+
+
+def test_what_a_run_cannot_hold_is_told_with_the_way_out(tmp_path: Path) -> None:
+    with open_run(tmp_path, {}) as run:
+        with pytest.raises(ValueError, match="the record has no 'iteration'"):
+            run.log({"loss": 1.0})
+        with pytest.raises(TypeError, match=r"'p' is of type Tensor: .*p\.detach\(\)"):
+            run.save(Snapshot(1, {"p": torch.ones(1)}, optimizer={}, state={}))  # type: ignore[dict-item]

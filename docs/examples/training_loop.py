@@ -67,7 +67,6 @@ for iteration in range(args.iterations):
         objectives=objectives,
         sampler=sampler,
         tasks=sampler.sample_tasks(args.meta_batch, metarl.stream(args.seed, "tasks", iteration)),
-        inner=inner,
         inner_steps=args.inner_steps,
         weighting=weighting,
         seed=metarl.seed_of(args.seed, "rollouts", iteration),

@@ -61,7 +61,6 @@ def measure(tasks: int, machine: Machine | None = None, **changes: object) -> fl
         objectives=learner.objectives,
         sampler=sampler,
         tasks=sampler.sample_tasks(tasks, metarl.stream(0, "bench")),
-        inner=learner.inner,
         inner_steps=config.inner_steps,
         weighting=learner.weighting,
         seed=0,

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from metarl.errors import InputError
 
@@ -170,7 +170,7 @@ def _fetch(url: str, file: BinaryIO, part: Path, progress: Progress | None, time
             file.truncate()
             length = answer.headers.get("Content-Length")
             total = have + int(length) if length and length.isdecimal() else None
-            while block := answer.read(_BLOCK):
+            while block := _read(answer, url):
                 have += len(block)
                 if have > MAX_BYTES:
                     raise InputError(f"{url} sends more than {MAX_BYTES} bytes: not the archive")
@@ -189,6 +189,14 @@ def _fetch(url: str, file: BinaryIO, part: Path, progress: Progress | None, time
         raise InputError(f"{url} broke off ({error}): run it again to go on") from None
     if total is not None and have < total:
         raise InputError(f"{url} broke off at {have} of {total} bytes: run it again to go on")
+
+
+def _read(answer: Any, url: str) -> bytes:
+    try:
+        block: bytes = answer.read(_BLOCK)
+    except OSError as error:  # not that of a file
+        raise InputError(f"{url} broke off ({error}): run it again to go on") from None
+    return block
 
 
 def _give_name(part: Path, path: Path) -> None:

@@ -110,12 +110,15 @@ def sample_episodes(
     ways: int,
     shots: int,
     queries: int,
-    rotate: bool = True,
+    rotate: bool = False,
     rows: slice = slice(None),
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> tuple[Episode, Episode]:
-    """`draw_episodes` from all of ``data``, then `gather_episodes` for some ``rows`` of them."""
+    """`draw_episodes` from all of ``data``, then `gather_episodes` for some ``rows`` of them.
+
+    ``rotate`` is for Omniglot, whose characters are other ones when turned.
+    """
     index = draw_episodes(
         rng,
         classes=data.images.shape[0],

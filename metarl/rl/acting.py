@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Space
+from gymnasium.spaces import Space
 from numpy.typing import NDArray
 from torch import nn
 
-from metarl.errors import InputError
+from metarl.errors import InputError, NonFiniteError
 from metarl.rl.actions import action_map, check_actions
 from metarl.rl.distributions import Gaussian, sample
 from metarl.rl.noise import draw_noise
+from metarl.rl.spaces import observation_length, trying
 from metarl.runs.export import export_params
 
 
@@ -70,6 +71,7 @@ class Policy:
 
         Raises:
             InputError: the observation has another length.
+            NonFiniteError: it is not finite, or what the policy makes of it is not.
         """
         features = self.observation_space.shape or ()
         observation = np.asarray(observation)
@@ -78,6 +80,7 @@ class Policy:
                 f"an observation of shape {observation.shape}: the policy takes {features}, or "
                 f"{('rows', *features)}"
             )
+        _require_finite("observation", observation)
         like = next(self.module.parameters())
         distribution = self.module(torch.as_tensor(np.atleast_2d(observation)).to(like))
         if isinstance(distribution, Gaussian):
@@ -86,12 +89,19 @@ class Policy:
             best = distribution.logits.argmax(-1)
         noise = draw_noise(self._rng, distribution, *distribution[0].shape[:-1])
         drawn = sample(distribution, torch.as_tensor(noise).to(like))
-        actions = self._to_env((best if deterministic else drawn).cpu().numpy())
+        chosen = (best if deterministic else drawn).cpu().numpy()
+        _require_finite("action", chosen)
+        actions = self._to_env(chosen)
         return (actions if observation.ndim == 2 else actions[0]), state
 
     def save(self, path: str | Path) -> None:
         """Write ``module.state_dict()`` as ``.npz`` or ``.safetensors``; see `export_params`."""
         export_params(path, self.module.state_dict())
+
+
+def _require_finite(place: str, values: NDArray[Any]) -> None:
+    if not np.isfinite(values).all():
+        raise NonFiniteError(f"the {place} is not finite", place=place)
 
 
 def check_spaces(module: nn.Module, observation: Space[Any], action: Space[Any]) -> None:
@@ -100,17 +110,8 @@ def check_spaces(module: nn.Module, observation: Space[Any], action: Space[Any])
     Raises:
         InputError: they are not.
     """
-    if not isinstance(observation, Box) or len(observation.shape) != 1:
-        raise InputError(
-            f"the observation space is {observation}, not a flat Box: wrap the environment in "
-            "gymnasium.wrappers.FlattenObservation"
-        )
+    length = observation_length(observation)
     like = next(module.parameters())
-    try:
-        with torch.no_grad():
-            distribution = module(like.new_zeros(1, *observation.shape))
-    except RuntimeError:
-        raise InputError(
-            f"the policy takes observations of another length than {observation.shape[0]}"
-        ) from None
+    with trying(length), torch.no_grad():
+        distribution = module(like.new_zeros(1, length))
     check_actions(distribution, action)

@@ -59,10 +59,10 @@ def adapt_by_acting(
     objectives: PolicyObjectives,
     sampler: Sampler,
     tasks: Sequence[dict[str, Any] | None],
-    inner: InnerLoop,
     inner_steps: int,
     weighting: Weighting,
     seed: int,
+    inner: InnerLoop | None = None,
     block: tuple[int, int] | None = None,
     mapping: str = "auto",
     clock: Clock | None = None,
@@ -72,13 +72,14 @@ def adapt_by_acting(
     Args:
         theta: initial parameters, learned step sizes among them.
         policy: module whose parameters theta holds.
-        objectives: for the inner loss.
+        objectives: for the inner loss and loop.
         sampler: collects each task's episodes.
         tasks: the meta-batch; None is a task that the environment holds already.
-        inner: how a task adapts.
         inner_steps: K.
         weighting: rewards to weights.
         seed: keys all sampling noise.
+        inner: how a task adapts where not as in ``objectives``, such as the step sizes of an
+            evaluation; see `metarl.extended_rates`.
         block: where these tasks are part of more, see `Sampler.set_tasks`.
         mapping: of the adaptation.
         clock: collects ``sample`` and ``adapt``, if wanted.
@@ -100,7 +101,13 @@ def adapt_by_acting(
         invalid += counts.invalid_episodes
         with clock("adapt"), torch.no_grad():
             supports.append(make_batch(rollout, weighting.support(rollout)))
-            path = adapt_path(objectives.inner_loss, theta, tuple(supports), inner, mapping=mapping)
+            path = adapt_path(
+                objectives.inner_loss,
+                theta,
+                tuple(supports),
+                inner or objectives.inner,
+                mapping=mapping,
+            )
         _require_finite(path[-1], supports)
     return Adapted(supports, path, rollouts, env_steps, invalid)
 
@@ -112,10 +119,10 @@ def collect_meta_batch(
     objectives: PolicyObjectives,
     sampler: Sampler,
     tasks: Sequence[dict[str, Any]],
-    inner: InnerLoop,
     inner_steps: int,
     weighting: Weighting,
     seed: int,
+    inner: InnerLoop | None = None,
     mixed: int = 1,
     mapping: str = "auto",
     ranks: Ranks = ALONE,
@@ -148,10 +155,10 @@ def collect_meta_batch(
         objectives=objectives,
         sampler=sampler,
         tasks=tasks[first : rows.stop * mixed],
-        inner=inner,
         inner_steps=inner_steps,
         weighting=weighting,
         seed=seed,
+        inner=inner,
         block=(first, len(tasks)),
         mapping=mapping,
         clock=clock,
@@ -163,7 +170,9 @@ def collect_meta_batch(
     with clock("adapt"):
         weights, unit = weighting.split(rollout)
         query = make_batch(rollout, weights)
-    scores = score_weights(ranks.gather(mean_return(rollout)), ranks.gather(unit))[rows]
+    scores = torch.zeros_like(unit)
+    if objectives.sampling_correction != "off":
+        scores = score_weights(ranks.gather(mean_return(rollout)), ranks.gather(unit))[rows]
     return Collected(
         MetaBatch(tuple(adapted.supports), query, scores),
         adapted.path,

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from metarl.distributed import ALONE, Ranks
 from metarl.errors import NonFiniteError
-from metarl.inner import InnerLoop
 from metarl.params import Params
 from metarl.rl.batches import MetaBatch
 from metarl.rl.blame import blame
@@ -27,7 +26,6 @@ def meta_step(
     update: Update,
     *,
     objectives: PolicyObjectives,
-    inner: InnerLoop,
     mapping: str = "auto",
     ranks: Ranks = ALONE,
 ) -> tuple[Params, dict[str, float]]:
@@ -41,7 +39,6 @@ def meta_step(
         collect: samples and adapts, see `collect_meta_batch`.
         update: TRPO, ProMP or Adam, see `updates`.
         objectives: the task functions that ``collect`` adapts by.
-        inner: how a task adapts, as in ``collect``.
         mapping: of the policies before the update.
         ranks: share the tasks, as in ``collect``.
 
@@ -57,7 +54,7 @@ def meta_step(
         data = old_policy(objectives, theta, collected.data, mapping=mapping)
     # Before the update, which may move theta in place.
     sampled = progress(collected, ranks)
-    sampled["inner_grad_norm"] = inner_gradient_norm(theta, collected.path, inner, ranks)
+    sampled["inner_grad_norm"] = inner_gradient_norm(theta, collected.path, objectives.inner, ranks)
     try:
         new_theta, metrics = update(theta, data, clock)
     except NonFiniteError as error:

@@ -83,12 +83,12 @@ class MetaPolicy:
         env: Env,
         *,
         episodes: int | None = None,
-        steps: int = 1,
+        steps: int | None = None,
         seed: int = 0,
         task: Task | None = None,
         horizon: int | None = None,
     ) -> Policy:
-        """Act, take a policy-gradient step on what was earned, ``steps`` times.
+        """Act, take a policy-gradient step on what was earned, and so on: ``steps`` times both.
 
         As in evaluations: the stochastic policy, ``episodes`` fresh ones before each step, learned
         step sizes and `later_lr_factors`.
@@ -97,7 +97,8 @@ class MetaPolicy:
             env: a gymnasium environment, a vector environment whose rows all play one task, or an
                 id; one made elsewhere stays open. Its reward is all that tells the task.
             episodes: before each step.
-            steps: gradient steps; 0 is the policy before adaptation, and plays nothing.
+            steps: gradient steps, by default as many as were trained; 0 is the policy before
+                adaptation, and plays nothing.
             seed: keys the starts of the episodes and all actions, and those of the policy made.
             task: given to the environment; None keeps the one it holds, or draws one for an id.
             horizon: most steps of an episode.
@@ -108,6 +109,7 @@ class MetaPolicy:
         """
         episodes = self.episodes if episodes is None else episodes
         horizon = self.horizon if horizon is None else horizon
+        steps = self.inner_steps if steps is None else steps
         check_counts(episodes=episodes, horizon=horizon)
         own = isinstance(env, str) and bare_id(env) == bare_id(self.env_id or "")
         options = dict(self.env_options) if own else {}
@@ -128,7 +130,7 @@ class MetaPolicy:
         params, inner = extended_rates(
             self.theta,
             self.inner,
-            trained_steps=max(self.inner_steps, 1),
+            trained_steps=self.inner_steps,
             steps=steps,
             factors=self.later_lr_factors,
         )

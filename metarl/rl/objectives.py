@@ -25,6 +25,8 @@ class PolicyObjectives(NamedTuple):
     """Functions of one task, built once a run so that each is compiled once.
 
     Attributes:
+        inner: how the task adapts.
+        sampling_correction: what ``surrogate`` holds.
         inner_loss: ``(theta_k, support k) -> loss``, what the inner loop descends.
         policies: ``(theta, data) -> distributions`` at every support's and the query's steps. Each
             step is taken around the policy that it starts from, not around the recorded one.
@@ -33,6 +35,8 @@ class PolicyObjectives(NamedTuple):
         fisher: of the KL after adaptation.
     """
 
+    inner: InnerLoop
+    sampling_correction: SamplingCorrection
     inner_loss: Loss
     policies: Callable[[Params, MetaBatch], tuple[Distribution, ...]]
     surrogate: Callable[[Params, MetaBatch], tuple[Tensor, Tensor]]
@@ -78,6 +82,7 @@ def policy_objectives(
     Args:
         apply: pure policy ``(params, observations) -> distribution``.
         inner: how the task adapts.
+        sampling_correction: what ``surrogate`` holds.
         inner_surrogate: ``loglik`` (the paper's code; its curvature is biased), ``lvc`` (curvature
             exact at horizon 1), ``dice`` (exact) or ``linear`` (see `policy_gradient_loss`); or a
             loss of one's own, ``(params, batch) -> scalar`` of one task's `Batch`.
@@ -179,4 +184,6 @@ def policy_objectives(
         return surrogates.reduce(kl(here, there), data.query.mask)
 
     fisher = GaussNewton(after, divergence)
-    return PolicyObjectives(inner_loss, policies, surrogate, clipped, fisher)
+    return PolicyObjectives(
+        inner, sampling_correction, inner_loss, policies, surrogate, clipped, fisher
+    )

@@ -1,6 +1,7 @@
 """The policies that ratios and divergences are taken against."""
 
 import warnings
+from collections.abc import Callable
 
 import torch
 
@@ -24,15 +25,15 @@ def old_policy(
     Then every ratio is exactly 1 there, and the KL and its gradient exactly 0. The ones recorded by
     the sampler differ in the last bits, and so do the policies that ``linear`` steps reach around
     them. More than rounding between those after adaptation warns: the tasks were then sampled with
-    another theta, inner loop, inner loss or module.
+    another theta, inner loss or module, or step sizes of their own.
     """
     own = own_policy(objectives, theta, data, mapping=mapping)
     apart = float(reduce(kl(data.query.old, own.query.old), data.query.mask))
     if apart > _ROUNDING:
         warnings.warn(
             f"the policies that sampled and those that the objectives adapt to are {apart:.2g} "
-            "nats apart: give both the same theta, inner loop, inner loss and module, one that "
-            "acts alike at every call (no dropout, no statistics of a batch)",
+            "nats apart: give both the same theta, objectives and module, one that acts alike at "
+            "every call (no dropout, no statistics of a batch), and no inner loop to the sampling",
             stacklevel=2,
         )
     return own
@@ -43,7 +44,9 @@ def own_policy(
 ) -> MetaBatch:
     """`old_policy` of any data, whoever acted in it."""
     with torch.no_grad():
-        chunks = run_chunks(_policies(objectives), (theta,), data, resolve_mapping(mapping, data))
+        resolved = resolve_mapping(mapping, data)
+        run = _policies(resolved.compile, objectives.policies)
+        chunks = run_chunks(run, theta, data, resolved)
     old = [
         type(parts[0])(*map(torch.cat, zip(*parts, strict=True)))
         for parts in zip(*chunks, strict=True)
@@ -53,8 +56,7 @@ def own_policy(
 
 
 @kept
-def _policies(objectives: PolicyObjectives) -> ChunkFunction:
-    def policies(shared: tuple[Params], data: MetaBatch) -> tuple[Distribution, ...]:
-        return objectives.policies(*shared, data)
-
-    return each(policies)
+def _policies(
+    policies: Callable[[Params, MetaBatch], tuple[Distribution, ...]],
+) -> ChunkFunction:
+    return each(lambda theta, data: policies(theta, data))

@@ -8,13 +8,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metarl.checks import check_counts
-from metarl.errors import InputError, first_line
+from metarl.errors import InputError
 from metarl.mapping import autocast_active
 from metarl.params import Params
 from metarl.rl import vector
@@ -23,6 +22,7 @@ from metarl.rl.distributions import Distribution
 from metarl.rl.mapped import Mapped, check_params, map_policy, one_by_one
 from metarl.rl.noise import action_noise
 from metarl.rl.rollout import Rollout, empty_rollout, map_rollout
+from metarl.rl.spaces import observation_length, trying
 from metarl.rl.stepping import run_episodes, run_lanes
 from metarl.rl.validity import Counts, whole_tasks
 from metarl.streams import seed_of
@@ -96,13 +96,7 @@ class Sampler:
                     f"{env.num_envs} environments hold no whole tasks of {episodes} episodes, "
                     "which exact results need: choose a multiple"
                 )
-        space = self.envs[0].single_observation_space
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            raise InputError(
-                f"the observation space is {space}, not a flat Box: wrap the environment in "
-                "gymnasium.wrappers.FlattenObservation"
-            )
-        self._observation_dim = space.shape[0]
+        self._observation_dim = observation_length(self.envs[0].single_observation_space)
         self._to_env = action_map(self.envs[0].single_action_space)
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> list[vector.Task]:
@@ -195,14 +189,8 @@ class Sampler:
         """What the policy says to one observation, of zeros."""
         one = {name: p[:1] for name, p in params.items()}
         zeros = next(iter(one.values())).new_zeros(1, 1, self._observation_dim)
-        try:
-            with torch.inference_mode():
-                distribution = apply(one, zeros)
-        except RuntimeError as error:
-            raise InputError(
-                f"the policy fails on observations of length {self._observation_dim}, which the "
-                f"environment gives: {first_line(error)}"
-            ) from error
+        with trying(self._observation_dim), torch.inference_mode():
+            distribution = apply(one, zeros)
         check_actions(distribution, self.envs[0].single_action_space)
         return distribution
 

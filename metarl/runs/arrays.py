@@ -68,9 +68,11 @@ def encode(arrays: Mapping[str, Array]) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for key, array in arrays.items():
             if not fits(array):
-                kind = getattr(array, "dtype", type(array).__name__)
+                ours = isinstance(array, np.ndarray)
+                kind = f"of {array.dtype}" if ours else f"of type {type(array).__name__}"
                 raise TypeError(
-                    f"array {key!r} is {kind}: numpy's float32, float64, integers and bool can be"
+                    f"array {key!r} is {kind}: give numpy arrays of float32, float64, integers or "
+                    "bool, such as p.detach().cpu().numpy()"
                 )
             with archive.open(zipfile.ZipInfo(f"{key}.npy", _STAMP), "w") as member:
                 # np.asarray, since np.ascontiguousarray gives a scalar a dimension.

@@ -102,8 +102,8 @@ class Run:
         iteration = -1 if newest is None else newest.snapshot.iteration
         if newest is not None and not newest.resumable:
             raise CheckpointError(
-                f"{self.path} is a finished run without optimizer state; start a new one with "
-                f"--from {self.path / CHECKPOINTS / directory_name(iteration)}"
+                f"{self.path} is a finished run without optimizer state: start a new one from "
+                f"{self.path / CHECKPOINTS / directory_name(iteration)}"
             )
         fault_point("load:cut")
         cut_metrics(self.path / METRICS, iteration)
@@ -135,9 +135,11 @@ class Run:
             record: ``"iteration"``, how many are complete, and the numbers by tag.
 
         Raises:
-            ValueError: the iteration has been logged already.
+            ValueError: the record names no iteration, or one that has been logged already.
         """
         values = dict(record)
+        if "iteration" not in values:
+            raise ValueError("the record has no 'iteration': how many are complete")
         self._opened_log().write(values.pop("iteration"), values)
 
     def describe(self, settings: Settings) -> None:
@@ -194,7 +196,7 @@ class Run:
             self._failures = ATTEMPTS
             raise SaveError(
                 f"{self.path} was moved, removed or made anew by others while it was written to: "
-                "nothing more is saved; where it was moved to, it goes on with --resume"
+                "nothing more is saved; where it was moved to, it can be resumed"
             )
         try:
             self._write(log, snapshot, best)

@@ -61,10 +61,10 @@ def acquire(directory: Path) -> int:
         os.close(descriptor)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise InputError(
-                f"--out {directory} is in use by {holder}; wait for it, or choose another --out"
+                f"{directory} is in use by {holder}: wait for it, or choose another directory"
             ) from None
         raise InputError(
-            f"--out {directory} cannot be locked ({error.strerror}); choose a local disk"
+            f"{directory} cannot be locked ({error.strerror}): choose a local disk"
         ) from error
     text = {
         "pid": os.getpid(),

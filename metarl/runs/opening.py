@@ -18,7 +18,7 @@ def _input_error(path: Path, error: OSError | ValueError) -> InputError | SaveEr
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         return files.save_error(path, 0, error)
     reason = error.strerror if isinstance(error, OSError) else error
-    return InputError(f"--out {str(path)!r} cannot be a run directory: {reason}")
+    return InputError(f"{str(path)!r} cannot be a run directory: {reason}")
 
 
 def open_run(
@@ -77,6 +77,6 @@ def open_run(
 
 def _refuse_run(path: Path) -> None:
     if holds_run(path):
-        raise InputError(f"--out {path} holds a run; continue it with --resume, or choose another")
+        raise InputError(f"{path} holds a run: resume it (--resume), or choose another directory")
     if path.exists() and not path.is_dir():
-        raise InputError(f"--out {path} is a file; choose a directory")
+        raise InputError(f"{path} is a file: choose a directory")
