@@ -43,8 +43,19 @@ def make_sampler(
     observe_task: bool,
     threads: int,
     exact: bool = False,
+    workers: VectorEnv[Any, Any, Any] | None = None,
 ) -> Sampler:
     """Sampler of ``tasks`` x ``episodes`` on the configured environment.
+
+    Args:
+        env: the configured one.
+        tasks: at a time.
+        episodes: per task.
+        observe_task: see `Config`.
+        threads: of physics.
+        exact: see `Sampler`.
+        workers: those of another sampler, whose sizes do not matter to them; None starts them
+            where the configuration asks for any.
 
     Raises:
         InputError: no such environment, or options that it does not take.
@@ -63,7 +74,7 @@ def make_sampler(
         else:
             whole = max(1, PLAIN_ROWS // episodes) * episodes if exact else PLAIN_ROWS
             rows = env.workers or min(tasks * episodes, whole)
-            envs = [_make_plain(env, rows, observe_task)]
+            envs = [workers or _make_plain(env, rows, observe_task)]
     return Sampler(envs, episodes=episodes, horizon=env.horizon, exact=exact)
 
 

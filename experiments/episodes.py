@@ -117,13 +117,14 @@ def _play(
         distribution = policy(params, torch.as_tensor(observations).to(like))
         drawn = draw_noise(noise, distribution, *distribution[0].shape[:-1])
         actions = sample(distribution, torch.as_tensor(drawn).to(like))
-        observations, reward, terminated, truncated, infos = env.step(to_env(actions.cpu().numpy()))
-        ended = terminated | truncated
+        step = vector.step(env, to_env(actions.cpu().numpy()), timeout=TIMEOUT)
+        observations, infos = step.observations, step.infos
+        ended = step.terminated | step.truncated | step.invalid
         last = live & (ended | (t == learner.config.env.horizon))
         shown = live & ((t % stride == 0) | last)
         now = pictures_of(env) if shown.any() else ()
         for row in np.flatnonzero(live):
-            rewards[row].append(float(reward[row]))
+            rewards[row].append(0.0 if step.invalid[row] else float(step.rewards[row]))
             for name in ("velocity", "position"):
                 if name in infos and infos.get(f"_{name}", everyone)[row]:
                     motion[row].setdefault(name, []).append(infos[name][row])
@@ -134,7 +135,6 @@ def _play(
         if not live.any():
             break
         if ended.any():
-            step = vector.Step(observations, reward, terminated, truncated, np.zeros_like(ended))
             observations = vector.restart(env, step, ended, timeout=TIMEOUT)
     return [
         Episode(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from metarl import Params
 from metarl.errors import NonFiniteError
+from metarl.finite import first_not_finite
 
 
 def non_finite(
@@ -52,14 +53,9 @@ def _cause(
         ("outer loss", losses),
     ]
     for place, values in stages:
-        if (task := _first(values)) is not None:
+        if (task := first_not_finite(values)) is not None:
             return place, task
     for task in range(len(losses)):
         if not bool(torch.nn.utils.get_total_norm(gradient(task)).isfinite()):
             return "outer gradient", task
     return "outer gradient", None  # of no task alone: the sum overflows
-
-
-def _first(values: Tensor) -> int | None:
-    bad = torch.nonzero(~values.reshape(len(values), -1).isfinite().all(1))
-    return int(bad[0]) if len(bad) else None

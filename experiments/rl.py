@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from gymnasium.vector import VectorEnv
 
 import metarl
 from metarl.distributed import ALONE, Ranks
@@ -48,6 +49,7 @@ class PolicyLearner:
         self.machine = machine
         self.mapping = machine.mapping + ("+compile" if machine.compiled else "")
         self.sampler = functools.lru_cache(maxsize=2)(self._sampler)
+        self.workers: VectorEnv[Any, Any, Any] | None = None
         # One policy on all tasks mixed plays a fresh task in every episode.
         self.mixed = config.episodes if config.inner_steps == 0 else 1
         self.ranks, self.rows = ranks, ranks.rows(config.meta_batch)
@@ -83,14 +85,18 @@ class PolicyLearner:
         env = self.config.env
         if task_range is not None:
             env = type(env)(**{**vars(env), "task_range": task_range})
-        return make_sampler(
+        sampler = make_sampler(
             env,
             tasks=tasks,
             episodes=episodes,
             observe_task=self.config.observe_task,
             threads=self.machine.threads,
             exact=self.machine.exact,
+            workers=self.workers,
         )
+        if env.workers:
+            self.workers = sampler.envs[0]
+        return sampler
 
     def _policy(self, seed: int) -> torch.nn.Module:
         generator = metarl.torch_stream(seed, "initial-weights")

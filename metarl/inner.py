@@ -37,8 +37,8 @@ class InnerLoop:
         recompute: keep only the parameters between steps for the meta-gradient, and compute each
             step again where it is differentiated: memory of one step instead of all, for about
             one more evaluation of every inner gradient. Random numbers of the loss, such as
-            dropout's, are repeated then, on the CPU and on CUDA, which takes a mapping without
-            threads and compiling.
+            dropout's, are repeated then, on the CPU and on CUDA; this needs a mapping other than
+            threads, not compiled.
             What the loss closes over is a constant of these steps, without a gradient from them:
             what is to be learned belongs in theta.
     """

@@ -24,7 +24,10 @@ def commands(path: Path) -> list[list[str]]:
     return [line.partition("#")[0].split()[1:] for line in lines if line.startswith("metarl ")]
 
 
-def keys(path: Path) -> set[str]:
-    """What stands in code in the first column of the tables."""
-    rows = re.findall(r"^\| (`.*?) \|", path.read_text(), re.MULTILINE)
+def keys(path: Path, section: str | None = None) -> set[str]:
+    """What stands in code in the first column of the tables, of one section or of all."""
+    text = path.read_text()
+    if section is not None:
+        (text,) = re.findall(rf"^## {re.escape(section)}$(.*?)(?=^## |\Z)", text, re.M | re.S)
+    rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
     return {key for row in rows for key in re.findall(r"`([^`]+)`", row)}

@@ -8,7 +8,6 @@ import pytest
 import torch
 from oracles import flat, rel
 
-import metarl
 from metarl.objective import mean_over_tasks
 from metarl.params import expand_params
 from metarl_experiments.bench import memory
@@ -155,7 +154,9 @@ def test_threads_are_put_back() -> None:
 
 
 def test_presets_of_the_benches_are_the_papers() -> None:
-    assert metarl.InnerLoop().lr == CHEETAH.inner_lr
+    assert (CHEETAH.inner_lr, NAVIGATION.inner_lr) == (0.1, 0.5)
+    assert not CHEETAH.first_order
+    assert not NAVIGATION.first_order
     assert (CHEETAH.meta_batch, CHEETAH.episodes, CHEETAH.env.horizon) == (40, 20, 200)
     assert (NAVIGATION.meta_batch, NAVIGATION.episodes, NAVIGATION.env.horizon) == (20, 20, 100)
     assert CHEETAH.hidden == (100, 100)

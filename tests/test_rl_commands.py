@@ -256,3 +256,24 @@ def test_navigation_learns_to_adapt() -> None:
     assert gain.mean() > 10
     assert low > 0
     assert curve[1].mean() > untrained[1].mean() + 10
+
+
+@forks
+def test_samplers_of_all_sizes_share_their_workers() -> None:
+    config = Config(
+        EnvConfig("my_package:MyTask-v0", horizon=3, workers=2),
+        meta_batch=2,
+        episodes=3,
+        hidden=(8,),
+        validation_tasks=3,
+    )
+    learner = PolicyLearner(config, Machine("cpu", "float32", 1, "auto", "off"))
+    state = learner.init(0)
+    learner.step(state, 0)
+    learner.validate(state)
+    learner.evaluate(state.params, EvaluateOptions(tasks=1, steps=1, episodes=2, task_seed=0))
+    env = learner.workers
+    assert env is not None
+    assert env.num_envs == 2
+    assert all(learner.sampler(tasks, 2).envs == [env] for tasks in (1, 2, 5))
+    env.close()

@@ -17,7 +17,7 @@ class Episode(NamedTuple):
     images: Tensor  # (task, image, channel, height, width), in [0, 1]
     labels: Tensor  # (task, image), int64 in 0 .. ways - 1
     reference: Tensor | None = None  # images whose moments normalise these; None: their own
-    step: int | None = None  # inner steps taken so far, for per-step batch norm
+    step: int | None = None  # row of per-step batch norm: k of support k; of a query, the last used
 
 
 class EpisodeIndex(NamedTuple):

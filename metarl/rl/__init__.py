@@ -14,33 +14,43 @@ One meta-iteration, from its parts:
 """
 
 from metarl.rl.acting import Policy
+from metarl.rl.batches import Batch, MetaBatch
 from metarl.rl.clock import Clock
-from metarl.rl.collect import collect_meta_batch
-from metarl.rl.distributions import Categorical, Gaussian
+from metarl.rl.collect import Collected, collect_meta_batch
+from metarl.rl.distributions import Categorical, Gaussian, entropy, log_prob
 from metarl.rl.loading import load
 from metarl.rl.maml import meta_step
 from metarl.rl.metapolicy import MetaPolicy
-from metarl.rl.objectives import policy_objectives
+from metarl.rl.objectives import PolicyObjectives, policy_objectives
 from metarl.rl.old_policy import old_policy
-from metarl.rl.policies import CategoricalMLP, GaussianMLP
+from metarl.rl.policies import CategoricalMLP, GaussianMLP, in_head
+from metarl.rl.rollout import Rollout
 from metarl.rl.sampler import Sampler
 from metarl.rl.updates import adam_update, next_penalty, promp_update, trpo_update
 from metarl.rl.vector import make_halves
 from metarl.rl.weighting import Weighting
 
 __all__ = [
+    "Batch",
     "Categorical",
     "CategoricalMLP",
     "Clock",
+    "Collected",
     "Gaussian",
     "GaussianMLP",
+    "MetaBatch",
     "MetaPolicy",
     "Policy",
+    "PolicyObjectives",
+    "Rollout",
     "Sampler",
     "Weighting",
     "adam_update",
     "collect_meta_batch",
+    "entropy",
+    "in_head",
     "load",
+    "log_prob",
     "make_halves",
     "meta_step",
     "next_penalty",

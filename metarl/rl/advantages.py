@@ -11,8 +11,9 @@ from torch import Tensor
 
 from metarl.checks import check_choice
 from metarl.errors import NonFiniteError
+from metarl.finite import first_not_finite
 from metarl.rl import baseline
-from metarl.rl.rollout import Rollout, map_rollout
+from metarl.rl.rollout import Rollout, arrays_of, map_rollout
 
 Value = Literal["linear", "zero"]
 
@@ -138,13 +139,13 @@ def advantages(
         gae_lambda=gae_lambda,
         bootstrap_time_limit=bootstrap_time_limit,
     )
-    finite = weights.to(dtype).isfinite().flatten(1).all(1)  # what is too large becomes infinite
-    if not finite.all():
-        task = int((~finite).nonzero()[0])
+    task = first_not_finite(weights.to(dtype))  # what is too large becomes infinite
+    if task is not None:
         raise NonFiniteError(
             f"the advantages of task {task} are not finite: look at its rewards",
             place="advantage",
             task=task,
+            batch=arrays_of(rollout, task),
         )
     return weights
 
@@ -163,7 +164,7 @@ def _linear_values(rollout: Rollout, discount: float, *, final: bool) -> tuple[T
         try:
             weights = baseline.fit(x, returns[task], mask[task])
         except NonFiniteError as error:
-            error.task = task
+            error.task, error.batch = task, arrays_of(rollout, task)
             raise
         values[task] = baseline.predict(weights, x)
         if final:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from metarl.adaptation import adapt_path
 from metarl.distributed import ALONE, Ranks
 from metarl.errors import InputError, NonFiniteError
+from metarl.finite import first_not_finite
 from metarl.inner import InnerLoop
 from metarl.params import Params, expand_params
 from metarl.rl.batches import Batch, MetaBatch, make_batch, score_weights, task_arrays
@@ -184,9 +185,8 @@ def collect_meta_batch(
 
 def _require_finite(params: Params, supports: list[Batch]) -> None:
     for name, p in params.items():
-        finite = p.reshape(len(p), -1).isfinite().all(1)
-        if not bool(finite.all()):
-            task = int((~finite).nonzero()[0])
+        task = first_not_finite(p)
+        if task is not None:
             raise NonFiniteError(
                 f"the inner gradient of {name} for task {task} is not finite",
                 place="inner gradient",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.errors import InputError, NonFiniteError
+from metarl.finite import first_not_finite
 from metarl.params import Params, from_module
 from metarl.rl.actions import check_kind
 from metarl.rl.distributions import Distribution, broadcast
@@ -78,9 +79,8 @@ def check_params(params: Params, tasks: int) -> None:
                 "takes parameters with a leading task dimension, as expand_params gives them"
             )
         if not torch.isfinite(p.sum()):
-            finite = p.reshape(len(p), -1).isfinite().all(1)
-            if not finite.all():
-                task = int((~finite).nonzero()[0])
+            task = first_not_finite(p)
+            if task is not None:
                 raise NonFiniteError(
                     f"parameter {name} of task {task} is not finite before sampling",
                     place=f"parameter {name}",

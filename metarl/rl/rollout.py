@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from metarl.errors import NonFiniteError
@@ -77,6 +77,12 @@ def merge_tasks(rollout: Rollout, count: int) -> Rollout:
     if count == 1:
         return rollout
     return map_rollout(lambda x: x.reshape(-1, count * x.shape[1], *x.shape[2:]), rollout)
+
+
+def arrays_of(rollout: Rollout, task: int) -> dict[str, NDArray[Any]]:
+    """What one task did, for a post-mortem."""
+    fields = ("observations", "actions", "rewards", "mask")
+    return {name: getattr(rollout, name)[task].cpu().numpy() for name in fields}
 
 
 def check_finite(rollout: Rollout, episodes: int) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.errors import NonFiniteError
-from metarl.rl.rollout import Rollout, check_finite, map_rollout
+from metarl.rl.rollout import Rollout, arrays_of, check_finite, map_rollout
 
 
 class Counts(NamedTuple):
@@ -44,6 +44,10 @@ def whole_tasks(
             task.
     """
     rows = tasks * episodes
+
+    def by_task(rollout: Rollout) -> Rollout:
+        return map_rollout(lambda x: x.reshape(tasks, episodes, *x.shape[1:]), rollout)
+
     padding = map_rollout(operator.itemgetter(slice(rows, None)), out)
     out, invalid = map_rollout(operator.itemgetter(slice(rows)), out), invalid[:rows]
     check_finite(out, episodes)
@@ -59,10 +63,13 @@ def whole_tasks(
         ) from None
     counts = Counts(int(out.mask.sum()), int(invalid.sum()))
     if counts.invalid_episodes > max_invalid * rows:
+        task = int(invalid.argmax()) // episodes
         raise NonFiniteError(
             f"the physics of {counts.invalid_episodes} of {rows} episodes diverged, more than "
             f"{max_invalid:.0%}: look at the size of the actions and the time step",
             place="physics",
+            task=task,
+            batch=arrays_of(by_task(out), task),
         )
     lost = invalid.reshape(tasks, -1).all(1)
     if lost.any():
@@ -71,12 +78,12 @@ def whole_tasks(
             f"the physics of every episode of task {task} diverged",
             place="physics",
             task=task,
+            batch=arrays_of(by_task(out), task),
         )
     out.mask[torch.from_numpy(invalid)] = 0.0
     device = out.log_probs.device
 
-    def shaped(x: Tensor) -> Tensor:
-        kind = dtype if x.is_floating_point() else x.dtype
-        return x.to(device, kind).reshape(tasks, episodes, *x.shape[1:])
+    def placed(x: Tensor) -> Tensor:
+        return x.to(device, dtype if x.is_floating_point() else x.dtype)
 
-    return map_rollout(shaped, out), counts
+    return by_task(map_rollout(placed, out)), counts

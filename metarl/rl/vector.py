@@ -38,6 +38,7 @@ class Step(NamedTuple):
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     invalid: NDArray[np.bool_]  # the physics diverged: this step counts for nothing
+    infos: dict[str, Any]  # as gymnasium's vector environments give them
 
 
 def make_halves(
@@ -228,7 +229,8 @@ def step(env: VectorEnv[Any, Any, Any], actions: NDArray[Any], *, timeout: float
     invalid = infos.get("diverged")
     if invalid is None:
         invalid = np.zeros(env.num_envs, dtype=np.bool_)
-    return Step(observations, rewards, terminated, truncated, np.asarray(invalid, dtype=np.bool_))
+    invalid = np.asarray(invalid, dtype=np.bool_)
+    return Step(observations, rewards, terminated, truncated, invalid, infos)
 
 
 def _reset(env: VectorEnv[Any, Any, Any], kwargs: dict[str, Any], timeout: float) -> NDArray[Any]:

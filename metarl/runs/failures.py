@@ -8,7 +8,7 @@ from metarl.runs import arrays, files
 
 
 def keep_failure(run: Path, name: str, error: NonFiniteError) -> Path | None:
-    """`Run.keep_failure`, as ``failures/<name>.npz``, for whoever has not opened the run."""
+    """Like `Run.keep_failure`, as ``failures/<name>.npz``, without the run being open."""
     if not error.batch:
         return None
     path = run / "failures" / f"{name}.npz"
