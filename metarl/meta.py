@@ -15,7 +15,7 @@ from .kept import kept
 from .loss import Loss, checked, first
 from .mapping import Mapping, resolve_mapping
 from .objective import mean_gradient, values
-from .params import Params, split_rates
+from .params import Params, expand_params, split_rates
 from .rates import check_fixed
 from .reduction import InOrder, Reduce, run_mean
 from .trees import leaves
@@ -205,9 +205,14 @@ def reptile_loss(
             "reptile_loss gives learned step sizes no gradient: give InnerLoop.lr a fixed one"
         )
     check_fixed(inner.lr)
+    supports = supports_of(supports)
+    inner = dataclasses.replace(inner, first_order=True)
     with torch.no_grad():
-        inner = dataclasses.replace(inner, first_order=True)
-        end = adapt_tasks(inner_loss, params, supports, inner, mapping=mapping)
+        end = (
+            adapt_tasks(inner_loss, params, supports, inner, mapping=mapping)
+            if supports
+            else expand_params(params, 1)  # no step: all tasks stay where they are
+        )
     moved = [(p - end[name]).reshape(len(end[name]), -1) for name, p in start.items()]
     return 0.5 * torch.stack([m.square().sum(1) for m in moved]).sum(0).mean()
 

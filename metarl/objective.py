@@ -1,13 +1,10 @@
 """Objectives as three functions of theta: value, gradient and Fisher product, mean over tasks."""
 
-import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
 from .gauss_newton import GaussNewton, gauss_newton
@@ -147,20 +144,12 @@ def gradients(fn: Callable[..., Any]) -> ChunkFunction:
 @kept
 def _hessians(fn: TaskFunction) -> ChunkFunction:
     """Chunk function ``((theta, v), data) -> (d^2 sum of kl / d theta^2) v``."""
-    _load_forward_mode()
     summed = _summed(fn)
 
     def run(shared: Any, data: Any) -> Any:
         theta, v = shared
         slope = torch.func.grad(lambda theta: summed((theta,), data)[1])
-        return torch.func.jvp(slope, (theta,), (v,))[1]
+        # H' v, for H is symmetric: not all operations have a forward-mode derivative.
+        return torch.func.vjp(slope, theta)[1](v)[0]
 
     return run
-
-
-@functools.cache
-def _load_forward_mode() -> None:
-    # torch loads its rules for it on first use, with a warning that it deprecates torch.jit.
-    with warnings.catch_warnings(), forward_ad.dual_level():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]

@@ -1,6 +1,7 @@
 """Inner steps computed again: the same derivatives, in the memory of one step."""
 
 import dataclasses
+import itertools
 import resource
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_the_same_fisher_product() -> None:
     s = sinusoids(width=10)
     v = {n: draw(*p.shape, seed=3) for n, p in s.params.items()}
 
-    def products(inner: InnerLoop) -> torch.Tensor:
+    def products(inner: InnerLoop, *, form: str, mapping: str) -> torch.Tensor:
         def outputs(theta: Params, data: Any) -> torch.Tensor:
             x: torch.Tensor = s.loss(adapt(s.loss, theta, data[0], inner), data[1])
             return x[None]
@@ -142,10 +143,16 @@ def test_the_same_fisher_product() -> None:
             return loss, loss
 
         fisher = GaussNewton(outputs, lambda here, there, _: (here - there).square().sum() / 2)
-        objective = mean_over_tasks(fn, (s.supports, s.query), fisher=fisher)
+        data = (s.supports, s.query)
+        given = fisher if form == "gauss-newton" else None
+        objective = mean_over_tasks(fn, data, fisher=given, mapping=mapping)
         return flat(objective.fisher(s.params, v))
 
-    assert rel(products(again(InnerLoop(0.05))), products(InnerLoop(0.05))) < 1e-12
+    for form, mapping in itertools.product(("gauss-newton", "hessian"), ("vmap", "chunk:1")):
+        how = {"form": form, "mapping": mapping}
+        assert (
+            rel(products(again(InnerLoop(0.05)), **how), products(InnerLoop(0.05), **how)) < 1e-12
+        )
 
 
 def test_the_same_trust_region_step() -> None:

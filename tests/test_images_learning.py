@@ -1,6 +1,7 @@
 """End to end: a small net learns to tell characters apart that it has never seen."""
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def accuracies(data: ImageClasses, seed: int, step: float) -> list[float]:
     params, apply = metarl.from_module(StridedConvNet(5, filters=16, generator=generator))
     loss, inner = cross_entropy(apply), metarl.InnerLoop(step, adapted=adapts)
     optimizer = torch.optim.Adam(params.values(), lr=1e-2)
-    one = {"ways": 5, "shots": 1, "queries": 1}
+    one: dict[str, Any] = {"ways": 5, "shots": 1, "queries": 1, "rotate": True}
     for i in range(ITERATIONS):
         support, query = sample_episodes(train, metarl.stream(seed, "train", i), tasks=16, **one)
         out = metarl.meta_loss(loss, loss, params, [support], query, inner, mapping="vmap")

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -279,3 +280,18 @@ def test_final_observations_count_where_they_are_valued(bad: float) -> None:
     assert (caught.value.place, caught.value.task) == ("final observation", task)
     rollout.mask[task, episode] = 0  # an invalid one
     assert bool(advantages(rollout, bootstrap_time_limit=True).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("discount", 0.8), ("gae_lambda", 0.6), ("bootstrap_time_limit", True), ("baseline", "zero")],
+)
+def test_options_arrive(name: str, value: Any) -> None:
+    rollout = _rollout(5, episodes=20)
+    given: dict[str, Any] = {name: value}
+    option = {"value" if name == "baseline" else name: value}
+    found = Weighting(**given, standardized=False)(rollout)
+    assert torch.equal(found, advantages(rollout, **option))
+    assert not torch.allclose(found, advantages(rollout), atol=1e-3)
+    for weighting in (Weighting(**given), Weighting(**given, standardized=False)):
+        assert torch.equal(weighting.support(rollout), weighting(rollout))

@@ -14,7 +14,7 @@ from oracles import draw, flat, rel
 from walkers import diverging
 
 import metarl
-from metarl import InnerLoop, mean_over_tasks
+from metarl import InnerLoop, NonFiniteError, mean_over_tasks
 from metarl.params import Params
 from metarl.rl import clock
 from metarl.rl.batches import MetaBatch
@@ -259,3 +259,17 @@ def test_only_the_sampling_correction_is_credited() -> None:
     )
     assert not plain.any()
     assert corrected.all()
+
+
+def test_a_diverged_episode_of_a_mixed_batch_is_dropped() -> None:
+    """Each of its tasks has but one."""
+    setting = walk([{"slope": s / 8} for s in range(8)], inner_steps=0, mixed=4, episodes=1)
+    diverging(setting.options["sampler"].envs[0], [3])
+    found = collect_meta_batch(setting.theta, seed=0, **setting.options)
+    assert found.invalid_episodes == 1
+    assert [bool(row.any()) for row in found.data.query.mask[0]] == [True, True, True, False]
+    diverging(setting.options["sampler"].envs[0], [4, 5, 6, 7])
+    setting.options["sampler"].max_invalid = 1.0
+    with pytest.raises(NonFiniteError, match="every episode of task 4") as told:
+        collect_meta_batch(setting.theta, seed=0, **setting.options)
+    assert set(told.value.batch) == {"observations", "actions", "rewards", "mask"}

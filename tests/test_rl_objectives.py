@@ -1,5 +1,6 @@
 """Objectives of adapting policies at the old policy, and their Fisher products."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -398,3 +399,32 @@ def test_step_on_a_tenth_of_the_time_steps() -> None:
     assert cosines == pytest.approx(RECORDED, abs=0.05)
     assert float(torch.cosine_similarity(full, -gradient, 0)) == pytest.approx(GRADIENT, abs=0.05)
     assert min(cosines) > 0.55
+
+
+@pytest.mark.parametrize("clip", [0.05, 0.6])
+def test_the_ratio_bound_is_the_one_asked_for(clip: float) -> None:
+    p = problem(clip=clip)
+    here = {name: x + 0.5 * draw(*x.shape, seed=9) for name, x in p.theta.items()}
+    data = one(p.data, 0)
+    query = data.query
+    found = p.objectives.clipped(here, (data, torch.tensor(0.0, dtype=F64)))[0]
+    adapted = adapt(p.objectives.inner_loss, here, data.supports, p.inner)
+    new = log_prob(p.apply(adapted, query.observations), query.actions)
+    ratio = (new - log_prob(query.old, query.actions)).exp()
+
+    def by_hand(bound: float) -> torch.Tensor:
+        bounded = ratio.clamp(1 - bound, 1 + bound) * query.weights
+        gain: torch.Tensor = torch.minimum(ratio * query.weights, bounded) * query.mask
+        return -gain.sum() / query.mask.sum()
+
+    assert torch.allclose(found, by_hand(clip), rtol=1e-12)
+    assert not torch.allclose(found, by_hand(0.3), rtol=1e-3)
+
+
+def test_parameters_that_moved_since_sampling_are_told() -> None:
+    p = problem(steps=1)
+    data = recorded(p.data)
+    for size, told in ((0.0, False), (0.05, True)):
+        moved = {name: x + size * draw(*x.shape, seed=4) for name, x in p.theta.items()}
+        with pytest.warns(UserWarning, match="nats apart") if told else nullcontext():
+            old_policy(p.objectives, moved, data)

@@ -18,7 +18,8 @@ from walkers import Walker
 
 from metarl.errors import InputError
 from metarl.rl.distributions import Categorical, Distribution, Gaussian, sample
-from metarl.rl.noise import draw_noise
+from metarl.rl.noise import action_noise, draw_noise
+from metarl.rl.rollout import empty_rollout
 from metarl_experiments.cells import gauge_range, words
 from metarl_experiments.commands import render
 from metarl_experiments.episodes import learner_of, play
@@ -216,3 +217,13 @@ def test_tasks_of_ones_own_are_told_in_words(task: Any, told: str) -> None:
     low, high = gauge_range([], task)
     assert low <= -0.05
     assert (high > 1.5) == (told == "goal 1.50")
+
+
+def test_rows_beyond_a_block_have_noise_of_their_own() -> None:
+    """Workers must not share one stream; noise is drawn in blocks of 4096 rows."""
+    like = Gaussian(torch.zeros(1, 2), torch.zeros(1, 2))
+    whole = action_noise(3, empty_rollout(9000, 1, 1, like), 0)
+    assert len(whole.flatten(1).unique(dim=0)) == 9000
+    for first in (4090, 4096, 8190):
+        part = action_noise(3, empty_rollout(12, 1, 1, like), first)
+        assert torch.equal(part, whole[first : first + 12])

@@ -291,3 +291,17 @@ def test_frozen_entries_stay(update: str) -> None:
         promp_update(p.objectives, theta, p.data, optimizer, penalty=0.1)
     assert torch.equal(theta[first], before[first])
     assert not any(torch.equal(theta[n], before[n]) for n in others)
+
+
+@pytest.mark.parametrize("damping", [1e-5, 1.0])
+def test_damping_arrives(damping: float) -> None:
+    p = problem(steps=1)
+    objective = mean_over_tasks(p.objectives.surrogate, p.data, fisher=p.objectives.fisher)
+    options: dict[str, Any] = {"max_kl": 1e-3, "damping": damping}
+    expected, info = trust_region_step(objective, p.theta, **options)
+    assert info.accepted
+    generator = torch_stream(0, "fisher")
+    moved, _ = trpo_update(
+        p.objectives, p.theta, p.data, generator=generator, fisher_fraction=1.0, **options
+    )
+    assert torch.equal(flat(moved), flat(expected))

@@ -166,7 +166,7 @@ def collect_meta_batch(
     )
     with clock("sample"):
         query_seed = seed_of(seed, "rollout", inner_steps)
-        rollout, counts = sampler.collect(policy, adapted.path[-1], seed=query_seed)
+        rollout, counts = sampler.collect(policy, adapted.path[-1], seed=query_seed, mixed=mixed)
     rollout = merge_tasks(rollout, mixed)
     with clock("adapt"):
         weights, unit = weighting.split(rollout)

@@ -124,13 +124,17 @@ class Sampler:
         self._tasks = list(tasks)
         self._block = (0, len(self._tasks)) if block is None else block
 
-    def collect(self, policy: nn.Module, params: Params, *, seed: int) -> tuple[Rollout, Counts]:
+    def collect(
+        self, policy: nn.Module, params: Params, *, seed: int, mixed: int = 1
+    ) -> tuple[Rollout, Counts]:
         """Sample every task's episodes with its own parameters.
 
         Args:
             policy: ``(..., observation) -> Gaussian`` or ``Categorical``.
             params: name -> ``(task, ...)``, as ``expand_params`` or an adaptation gives them.
             seed: keys all noise, of actions and of starting states.
+            mixed: so many consecutive tasks will make one batch: any of them may be left without a
+                valid episode, not all.
 
         Raises:
             InputError: parameters of another number of tasks than `set_tasks` was given, a
@@ -146,9 +150,11 @@ class Sampler:
             )
         # Idle OpenMP threads spin after each operation and would take the physics' cores.
         with one_intra_op_thread():
-            return self._collect(policy, {n: p.detach() for n, p in params.items()}, seed)
+            return self._collect(policy, {n: p.detach() for n, p in params.items()}, seed, mixed)
 
-    def _collect(self, policy: nn.Module, params: Params, seed: int) -> tuple[Rollout, Counts]:
+    def _collect(
+        self, policy: nn.Module, params: Params, seed: int, mixed: int
+    ) -> tuple[Rollout, Counts]:
         check_params(params, len(self._tasks))
         apply = map_policy(policy, params)
         apply = one_by_one(apply) if self.exact else apply
@@ -183,6 +189,7 @@ class Sampler:
             episodes=self.episodes,
             max_invalid=self.max_invalid,
             dtype=like[0].dtype,
+            mixed=mixed,
         )
 
     def _try(self, apply: Mapped, params: Params) -> Distribution:

@@ -27,6 +27,7 @@ def whole_tasks(
     episodes: int,
     max_invalid: float,
     dtype: torch.dtype,
+    mixed: int = 1,
 ) -> tuple[Rollout, Counts]:
     """Drop padding and mask invalid episodes; shape into (task, episode), floats of ``dtype``.
 
@@ -38,6 +39,7 @@ def whole_tasks(
         episodes: of each.
         max_invalid: fraction of them that may be invalid.
         dtype: of floats.
+        mixed: so many consecutive tasks make one batch, which needs one valid episode.
 
     Raises:
         NonFiniteError: a number is not finite, more episodes are invalid than may be, or all of a
@@ -71,9 +73,9 @@ def whole_tasks(
             task=task,
             batch=arrays_of(by_task(out), task),
         )
-    lost = invalid.reshape(tasks, -1).all(1)
+    lost = invalid.reshape(tasks // mixed, -1).all(1)
     if lost.any():
-        task = int(lost.argmax())
+        task = int(lost.argmax()) * mixed
         raise NonFiniteError(
             f"the physics of every episode of task {task} diverged",
             place="physics",
