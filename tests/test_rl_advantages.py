@@ -34,7 +34,6 @@ def _rollout(seed: int, *, episodes: int = EPISODES, time: int = TIME) -> Rollou
         terminated=last & by_rule.unsqueeze(-1),
         truncated=last & ~by_rule.unsqueeze(-1),
         final_observations=torch.randn(TASKS, episodes, FEATURES, generator=g).double(),
-        log_probs=mask,
         distribution=Gaussian(draw, draw),
     )
 

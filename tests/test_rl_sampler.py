@@ -136,7 +136,7 @@ def test_every_row_is_one_episode_played_alone(discrete: bool) -> None:
             (rollout.observations, alone["s"]),
             (rollout.actions, alone["a"]),
             (rollout.rewards, alone["r"]),
-            (rollout.log_probs, alone["log_prob"]),
+            (log_prob(rollout.distribution, rollout.actions), alone["log_prob"]),
         ):
             assert torch.allclose(found[i, j, :n].double(), expected.double(), atol=1e-5)
         assert torch.equal(rollout.terminated[i, j, :n], alone["end"][:, 0])
@@ -449,14 +449,15 @@ def test_a_task_without_valid_episodes_stops_the_run() -> None:
         sampler.collect(policy, _params(policy), seed=SEED)
 
 
-def test_recorded_log_probs_detect_stale_data(whole: Rollout) -> None:
+def test_recorded_policies_detect_stale_data(whole: Rollout) -> None:
     policy = _policy()
     apply = torch.func.vmap(from_module(policy)[1])
     params = _params(policy)
 
     def gap(params: Params) -> float:
         now = log_prob(apply(params, whole.observations), whole.actions)
-        return float(((now - whole.log_probs) * whole.mask).abs().max())
+        recorded = log_prob(whole.distribution, whole.actions)
+        return float(((now - recorded) * whole.mask).abs().max())
 
     assert gap(params) < 1e-4
     assert gap({name: p.roll(1, 0) for name, p in params.items()}) > 1e-2

@@ -14,7 +14,7 @@ from metarl.rl.objectives import PolicyObjectives
 from metarl.rl.surrogates import reduce
 
 # Nats, mean over steps. A meta-step goes about 0.01 far; sums in another order, below 1e-6.
-_ROUNDING = 1e-3
+_ROUNDING = 1e-4
 
 
 def old_policy(

@@ -27,7 +27,6 @@ class Rollout(NamedTuple):
     terminated: Tensor  # (task, episode, time) bool, at the step that ended the episode
     truncated: Tensor  # (task, episode, time) bool, likewise: time limit or horizon
     final_observations: Tensor  # (task, episode, feature), the true last s'
-    log_probs: Tensor  # (task, episode, time), of the unclipped action under the sampling policy
     distribution: Distribution  # fields (task, episode, time, action): the sampling policy's
 
 
@@ -54,7 +53,6 @@ def empty_rollout(rows: int, horizon: int, observation_dim: int, like: Distribut
         terminated=_zeros(steps, np.bool_),
         truncated=_zeros(steps, np.bool_),
         final_observations=_zeros((rows, observation_dim)),
-        log_probs=_zeros(steps).to(device),
         distribution=type(like)(*(_zeros(output).to(device) for _ in like)),
     )
 

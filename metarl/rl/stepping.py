@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.rl import vector
-from metarl.rl.distributions import Distribution, Gaussian, log_prob, sample
+from metarl.rl.distributions import Distribution, Gaussian, sample
 from metarl.rl.rollout import Rollout
 
 Bools = NDArray[np.bool_]
@@ -81,7 +81,6 @@ def run_episodes(
         observations = result.observations
         if ended.any():
             observations = vector.restart(env, result, ended, timeout=timeout)
-    out.log_probs.copy_(log_prob(out.distribution, out.actions))
     return invalid
 
 

@@ -83,7 +83,7 @@ def whole_tasks(
             batch=arrays_of(by_task(out), task),
         )
     out.mask[torch.from_numpy(invalid)] = 0.0
-    device = out.log_probs.device
+    device = out.distribution[0].device
 
     def placed(x: Tensor) -> Tensor:
         return x.to(device, dtype if x.is_floating_point() else x.dtype)
