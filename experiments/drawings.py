@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .catalog import package_data
-from .family import mean_and_ci95
-from .plots.curves import Curve, Points, adaptation_curves
+from .plots.curves import Curve, Points, adaptation_curves, mean_of_seeds
 from .plots.panels import adaptation_panels
 from .plots.rl import SHIPPED, published
 from .plots.sinusoid import BESIDE, paper_points
@@ -97,14 +95,7 @@ def drawings(groups: Groups) -> dict[str, Drawing]:
 def _over_seeds(groups: Groups, labels: Mapping[str, str]) -> list[Curve]:
     """Curves of groups: of several seeds the mean for each task, which all have in common."""
     return [
-        Curve(label.replace(" (shipped)", ", ours"), _mean(groups[group]))
+        Curve(label.replace(" (shipped)", ", ours"), mean_of_seeds(groups[group]))
         for group, label in labels.items()
         if groups.get(group)
     ]
-
-
-def _mean(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    if len(seeds) == 1:
-        return seeds[0]
-    per_task = np.mean([np.array(e["per_task"], dtype=float) for e in seeds], axis=0)
-    return {**seeds[0], **mean_and_ci95(per_task)}

@@ -23,10 +23,9 @@ from .plots.page import figures_of, page
 from .plots.style import Figure
 from .progress import count
 from .shipped import ROOT, is_shipped
+from .together import lines, options_of, seeds_together
 from .view import show_curve
 
-# Of a configuration: what does not decide how a run is trained.
-ASIDE = ("log_every", "validate_every", "data")
 SHOWN_VERSIONS = ("metarl-policies", "torch", "mujoco", "gymnasium", "python")
 
 
@@ -54,7 +53,7 @@ def report(
     with _folder(out):
         curves = [Curve(label, evaluation_of(one)) for label, one in runs]
         others = beside(module.beside(loaded), paths)
-        figures: list[Figure] = module.figures(runs, [*curves, *others])
+        figures: list[Figure] = module.figures(runs, curves, [*lines(runs, curves), *others])
     _remove_others(out, {figure.name for figure in figures})
     for figure in figures:
         replace(out / f"{figure.name}.png", figure.light)
@@ -161,12 +160,14 @@ def beside(groups: dict[str, str], paths: Sequence[Path]) -> list[Curve]:
 
 def _made(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[list[str]]:
     """What each run is, and what it was evaluated on; the first row names the columns."""
-    rows = [["run", "preset", "seed", "checkpoint", "evaluated on", *SHOWN_VERSIONS]]
+    rows = [["run", "preset", "but for", "seed", "checkpoint", "evaluated on", *SHOWN_VERSIONS]]
     for (label, one), curve in zip(runs, curves, strict=True):
         config = one.record.config
         checkpoint = f"iteration {one.record.snapshot.iteration}"
         versions = (config["versions"].get(name, "–") for name in SHOWN_VERSIONS)
-        made = (config["preset"], config["seed"], checkpoint, tasks_told(curve.evaluation))
+        but_for = ", ".join(options_of(one)) or "–"
+        evaluated = tasks_told(curve.evaluation)
+        made = (config["preset"], but_for, config["seed"], checkpoint, evaluated)
         rows.append([label, *map(str, made), *map(str, versions)])
     return rows
 
@@ -182,51 +183,10 @@ def rows_of(curves: Sequence[Curve]) -> list[list[str]]:
     return rows
 
 
-def seeds_together(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[list[str]]:
-    """Runs alike but for their seed: mean, lowest and highest of their means after each step.
-
-    Returns:
-        Rows, the first of the names of the columns; none where no two runs are alike.
-    """
-    alike: dict[str, list[int]] = {}
-    for i, (_, one) in enumerate(runs):
-        whole = one.record.config
-        config = {k: v for k, v in whole["config"].items() if k not in ASIDE}
-        measured = (curves[i].evaluation["steps"], curves[i].evaluation["tasks"])
-        key = (config, whole["from"], whole["machine"]["dtype"], measured)
-        alike.setdefault(json.dumps(key, sort_keys=True), []).append(i)
-    rows: list[list[str]] = []
-    for group in alike.values():
-        seeds = sorted(runs[i][1].record.config["seed"] for i in group)
-        if len(group) == 1 or len(set(seeds)) < len(seeds):
-            continue
-        means = [curves[i].evaluation["mean"] for i in group]
-        cells = [_mean_and_range(column) for column in zip(*means, strict=True)]
-        preset = runs[group[0]][1].record.config["preset"]
-        told = f"{preset}, seeds {', '.join(map(str, seeds))}"
-        rows.append([told + _lengths([runs[i][1].record.metrics for i in group]), *cells])
-    head = ["runs", *(count(k, "step") for k in range(max(map(len, rows), default=1) - 1))]
-    return [head, *rows] if rows else []
-
-
-def _lengths(metrics: Sequence[Sequence[dict[str, Any]]]) -> str:
-    """How long runs were trained, where that differs, as after an interruption."""
-    reached = [records[-1]["iteration"] if records else 0 for records in metrics]
-    low, high = min(reached), max(reached)
-    return "" if low == high else f" ({low} to {high} iterations)"
-
-
 def _with_half(mean: float | None, half: float | None) -> str:
     if mean is None:
         return "–"
     return f"{mean:.3g}" if half is None else f"{mean:.3g} ± {half:.2g}"  # none of a single task
-
-
-def _mean_and_range(values: Sequence[float | None]) -> str:
-    finite = [value for value in values if value is not None]
-    if len(finite) < len(values):
-        return "–"
-    return f"{sum(finite) / len(finite):.3g} ({min(finite):.3g} to {max(finite):.3g})"
 
 
 def _csv(figure: Figure) -> bytes:

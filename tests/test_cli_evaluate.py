@@ -25,9 +25,11 @@ from metarl_experiments.comparison import check_comparable, compare
 from metarl_experiments.configs.rl import EnvConfig
 from metarl_experiments.evaluate import default_file, load
 from metarl_experiments.evaluations import FIELDS, check_evaluation
+from metarl_experiments.options import preset_config
 from metarl_experiments.plots.curves import Curve, adaptation_curves
 from metarl_experiments.plots.style import COLOURS, PALETTES
-from metarl_experiments.report import report, rows_of, seeds_together
+from metarl_experiments.report import report, rows_of
+from metarl_experiments.together import seeds_together
 
 
 @pytest.fixture(scope="module")
@@ -557,7 +559,9 @@ def test_runs_alike_but_for_their_seed_stand_together(tmp_path: Path) -> None:
         metrics = [{"iteration": n} for n in (1, reached)]
         record = SimpleNamespace(config=made, metrics=metrics)
         curve = SimpleNamespace(evaluation={"mean": mean, "steps": len(mean) - 1, "tasks": 9})
-        return (f"run{seed}", SimpleNamespace(record=record)), curve
+        usual = preset_config(EXPERIMENTS["sinusoid"], "paper")
+        one = SimpleNamespace(record=record, experiment=EXPERIMENTS["sinusoid"], config=usual)
+        return (f"run{seed}", one), curve
 
     three = [
         run(2, [1.0, 5.0], lr=1, log_every=9),
@@ -572,14 +576,19 @@ def test_runs_alike_but_for_their_seed_stand_together(tmp_path: Path) -> None:
     runs, curves = zip(*three, *others, *twice, strict=True)
     assert seeds_together(runs, curves) == [
         ["runs", "0 steps", "1 step"],
-        ["paper, seeds 0, 1, 2", "2 (1 to 3)", "7 (5 to 10)"],
-        ["paper, seeds 5, 6 (5 to 9 iterations)", "7.5 (7 to 8)", "–"],
+        ["run, seeds 0, 1, 2", "2 (1 to 3)", "7 (5 to 10)"],
+        ["run, seeds 5, 6 (5 to 9 iterations)", "7.5 (7 to 8)", "–"],
     ]
     assert seeds_together(runs[:1], curves[:1]) == []
-    first, second = (train_small(tmp_path / f"s{seed}", f"--seed={seed}") for seed in (0, 1))
+    first, second = (train_small(tmp_path / f"seed-{seed}", f"--seed={seed}") for seed in (0, 1))
     page = report([first, second], tmp_path / "page").read_text()
     assert "Seeds together" in page
+    options = "iterations 20, meta_batch 2, validation_tasks 4"
     assert "default, seeds 0, 1" in page
+    assert page.count(f"<td>{options}</td>") == 2
+    drawn = (tmp_path / "page" / "adaptation.csv").read_text()
+    assert "default, seeds 0, 1" in drawn
+    assert "seed-0," not in drawn  # no line of its own
     assert "Seeds together" not in report([first], tmp_path / "one").read_text()
 
 

@@ -230,7 +230,7 @@ def test_paths_end_at_the_true_last_position() -> None:
     mask = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]])
     empty = torch.zeros(1, 2, 4)
     gaussian = Gaussian(empty, empty)
-    rollout = Rollout(observations, empty, empty, mask, empty, empty, final, empty, gaussian)
+    rollout = Rollout(observations, empty, empty, mask, empty, empty, final, gaussian)
     ((short, whole),) = positions(rollout, 2)
     assert short.tolist() == [[0, 1], [3, 4], [-1, -1]]
     assert whole.shape == (5, 2)

@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ..evaluate import Loaded
+from ..family import mean_and_ci95
 from .style import (
     COLOURS,
     LEGEND_ROW,
@@ -45,6 +47,14 @@ class Points(NamedTuple):
 
     label: str
     values: dict[int, float]
+
+
+def mean_of_seeds(seeds: Sequence[Evaluation]) -> Evaluation:
+    """Evaluations of several seeds as one: for each task, which they have in common, the mean."""
+    if len(seeds) == 1:
+        return seeds[0]
+    per_task = np.mean([np.array(e["per_task"], dtype=float) for e in seeds], axis=0)
+    return {**seeds[0], **mean_and_ci95(per_task)}
 
 
 def _finite(values: Sequence[float | None]) -> list[float]:
@@ -96,8 +106,9 @@ def adaptation_curves(
         paint,
         name="adaptation",
         title=f"{metric.capitalize()} against gradient steps",
-        caption=f"Mean over {first['tasks']} held-out tasks; the bands are 95 % intervals of the "
-        f"mean over tasks. 0 steps is the model before adaptation. {note}".strip(),
+        caption=f"Mean over {first['tasks']} held-out tasks, and over seeds where a line has "
+        f"several; the bands are 95 % intervals of the mean over tasks. 0 steps is the model "
+        f"before adaptation. {note}".strip(),
         rows=rows,
         size=(5.6, 3.8 if entries <= MANY else 3.8 + LEGEND_ROW * math.ceil(entries / 2)),
     )

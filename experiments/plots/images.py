@@ -74,16 +74,19 @@ def published(loaded: Loaded) -> list[Points]:
     ]
 
 
-def figures(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[Figure]:
+def figures(
+    runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve], shown: Sequence[Curve]
+) -> list[Figure]:
     """Adaptation curves, a sheet of test episodes where the data set is at hand, learning curves.
 
     Args:
         runs: label and run.
-        curves: their evaluations, and those of shipped runs to stand beside them.
+        curves: their evaluations.
+        shown: lines of the adaptation curves: these, seeds as one, and shipped runs beside them.
     """
     groups = {group(loaded) for _, loaded in runs}
     points = published(runs[0][1]) if len(groups) == 1 else []
-    drawn = [adaptation_curves(curves, points)]
+    drawn = [adaptation_curves(shown, points)]
     with contextlib.suppress(NoDataError):  # a report of shipped runs needs no pictures
         drawn.append(sheet(*runs[0]))
     learning = learning_curves(runs)

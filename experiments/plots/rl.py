@@ -66,15 +66,19 @@ def notes(runs: Sequence[Loaded]) -> list[tuple[str, str]]:
     ]
 
 
-def figures(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[Figure]:
+def figures(
+    runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve], shown: Sequence[Curve]
+) -> list[Figure]:
     """Adaptation and learning curves; for each run its tasks, its training, its paths.
 
     Args:
         runs: label and run.
-        curves: their evaluations, and those of shipped runs to stand beside them.
+        curves: their evaluations.
+        shown: lines of the adaptation curves: these, seeds as one, and shipped runs beside them.
     """
     learning = learning_curves(runs, cost=("env_steps", "environment steps of training"))
-    made = [adaptation_curves([*curves, *authors(runs, curves)], note=_note(runs, curves))]
+    theirs = authors(runs, curves)
+    made = [adaptation_curves([*shown, *theirs], note=_note(shown, theirs))]
     made += [] if learning is None else [learning]
     for index, (label, loaded) in enumerate(runs):
         evaluation = curves[index].evaluation
@@ -134,13 +138,13 @@ def _as_shipped(loaded: Loaded, name: str) -> bool:
     return learner_of(loaded).config.env == faithful
 
 
-def _note(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> str:
+def _note(ours: Sequence[Curve], theirs: Sequence[Curve]) -> str:
     note = (
-        f"Returns are undiscounted sums of rewards, means over {_episodes(curves)} "
+        f"Returns are undiscounted sums of rewards, means over {_episodes(ours)} "
         "that the stochastic policy plays anew before each step. A method that takes no steps is "
         "a level line."
     )
-    if authors(runs, curves):
+    if theirs:
         note += (
             " Dashed with open marks: the authors' own results (Finn et al. 2017), from their "
             "returns on the same goals."

@@ -39,17 +39,20 @@ def notes(runs: Sequence[Loaded]) -> list[tuple[str, str]]:
     return []
 
 
-def figures(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[Figure]:
+def figures(
+    runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve], shown: Sequence[Curve]
+) -> list[Figure]:
     """Adaptation curves, fits, learning curves.
 
     Args:
         runs: label and run.
-        curves: their evaluations, and those of shipped runs to stand beside them.
+        curves: their evaluations.
+        shown: lines of the adaptation curves: these, seeds as one, and shipped runs beside them.
     """
-    shots = {curve.evaluation["variants"]["shots"] for curve in curves}
+    shots = {curve.evaluation["variants"]["shots"] for curve in shown}
     note = f"{' and '.join(map(str, sorted(shots)))} points to adapt on."
     drawn = [
-        adaptation_curves(curves, paper_points() if shots == {5} else (), log=True, note=note),
+        adaptation_curves(shown, paper_points() if shots == {5} else (), log=True, note=note),
         fits(*runs[0]),
         learning_curves(runs, log=True),
     ]
