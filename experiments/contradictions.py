@@ -64,6 +64,40 @@ def warn_of_options(config: Config) -> None:
         )
 
 
+# What the meta-updates do not read.
+UNUSED = {
+    "trpo": ("--lr", "--epochs", "--clip"),
+    "adam": ("--max-kl", "--cg-steps", "--fisher-fraction", "--epochs", "--clip"),
+    "promp": ("--cg-steps", "--fisher-fraction"),
+}
+
+
+def warn_of_unused(argv: Sequence[str], config: Any) -> None:
+    """Warn of options given that the meta-update does not read.
+
+    Args:
+        argv: the options given.
+        config: any family's; those of policies have several updates.
+    """
+    if not isinstance(config, Config):
+        return
+    for name in UNUSED[config.update]:
+        if value_of(argv, name) is not None:
+            text = f"{name} has no effect under --update {config.update}"
+            warnings.warn(text, RunWarning, stacklevel=2)
+
+
+def warn_of_standing_still(config: Config, metrics: dict[str, Any]) -> None:
+    """Warn where no task takes an inner step, since none has anything left to gain."""
+    if config.best_reward is not None and config.inner_steps and metrics["inner_grad_norm"] == 0:
+        warnings.warn(
+            f"no task takes an inner step: their mean rewards are at least --best-reward "
+            f"{config.best_reward:g}, the best that a time step is said to earn",
+            RunWarning,
+            stacklevel=2,
+        )
+
+
 def warn_of_initial_values(argv: Sequence[str], config: Any, *, step_sizes: bool) -> None:
     """Warn of options that were given for initial values which --from brings.
 

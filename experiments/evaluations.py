@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.errors import InputError
 
+from .catalog import EXPERIMENTS
 from .family import mean_and_ci95
 from .progress import count
 
@@ -28,6 +29,9 @@ FIELDS = (
 )
 # Of a row's largest number: `per_task` has six digits.
 ROUNDING = 1e-5
+# What each family measures, and the variants without which its figures cannot be drawn.
+METRICS = {"rl": "return", "sinusoid": "loss", "images": "accuracy"}
+COUNTS = {"return": ("episodes",), "loss": ("shots",), "accuracy": ()}
 
 
 def digest(params: Mapping[str, Tensor]) -> str:
@@ -55,7 +59,7 @@ def check_evaluation(value: Mapping[str, Any], experiment: str, path: Path) -> N
     """
     try:
         _check(value, experiment)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{path} is damaged: {error}; remove it, `metarl evaluate` makes it"
         ) from None
@@ -67,12 +71,17 @@ def _check(value: Mapping[str, Any], experiment: str) -> None:
         raise ValueError(f"it has no {', '.join(missing)}")
     if value["experiment"] != experiment:
         raise ValueError(f"it is of {value['experiment']}, the run of {experiment}")
+    if value["metric"] != METRICS[EXPERIMENTS[experiment].family]:
+        raise ValueError(f"its metric is {value['metric']!r}")
     per_task = np.array(value["per_task"], dtype=float)
     shape = (value["steps"] + 1, value["tasks"])
     if per_task.shape != shape or 0 in shape:
         raise ValueError(f"per_task is {per_task.shape}, steps and tasks say {shape}")
     if not isinstance(value["variants"], dict):
         raise ValueError("variants is not an object")
+    for name in COUNTS[value["metric"]]:
+        if type(value["variants"].get(name)) is not int:
+            raise ValueError(f"variants has no number of {name}")
     scale = np.abs(np.where(np.isfinite(per_task), per_task, 0)).max(1)
     for name, found in mean_and_ci95(per_task).items():
         told = np.array(value[name], dtype=float)

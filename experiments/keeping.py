@@ -41,14 +41,12 @@ class Keeper(NamedTuple):
         reporter: told about progress.
         stop: the signal that came.
         ranks: all of them.
-        parent: process that started this one.
     """
 
     run: Run | Path
     reporter: Reporter
     stop: StopRequest
     ranks: Ranks
-    parent: int
 
     @property
     def best(self) -> Best | None:
@@ -64,7 +62,7 @@ class Keeper(NamedTuple):
         signum = self.stop.signum or 0
         if self.ranks.size == 1:
             return Agreed(signum or None, late, due)
-        if os.getppid() != self.parent:  # killed, the launcher cannot end its ranks
+        if os.getppid() != self.ranks.parent:  # killed, the launcher cannot end its ranks
             signum = signum or signal.SIGHUP
         ours = torch.tensor([signum, late, due, iteration, _checksum(state)])
         all_ = self.ranks.each(ours)
@@ -110,7 +108,8 @@ class Keeper(NamedTuple):
     def log(self, record: dict[str, float]) -> None:
         """Log a record."""
         if isinstance(self.run, Run):
-            self.run.log(record)
+            with self.stop.shield():  # a line is written once
+                self.run.log(record)
 
     def save(self, snapshot: Snapshot, best: tuple[str, float] | None = None) -> bool:
         """Save a checkpoint, perhaps as the best; false when it failed and is to be tried again.

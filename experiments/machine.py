@@ -56,7 +56,8 @@ def resolve(machine: Machine, *, threads: int, long: bool = True) -> Machine:
 
     Args:
         machine: as asked for on the command line.
-        threads: what the experiment runs best with, at most all cores, where none was asked for.
+        threads: what the experiment runs best with where none was asked for, at most all cores and
+            ``OMP_NUM_THREADS``.
         long: whether the run is long enough to earn back the minute that compiling takes.
 
     Raises:
@@ -83,9 +84,16 @@ def resolve(machine: Machine, *, threads: int, long: bool = True) -> Machine:
     return replace(
         machine,
         device=device,
-        threads=machine.threads or min(threads, available_cores()),
+        threads=machine.threads or min(threads, available_cores(), _asked_for()),
         compile=wanted,
     )
+
+
+def _asked_for() -> int:
+    """``OMP_NUM_THREADS``, by which others' limits are told; torchrun sets it by itself."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    own = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
+    return int(value) if value.isdecimal() and int(value) > 0 and not own else available_cores()
 
 
 def at_most_all_cores(machine: Machine) -> Machine:

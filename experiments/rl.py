@@ -18,7 +18,12 @@ from metarl.rl.sampler import Sampler
 from metarl.rl.weighting import Weighting
 
 from .configs.rl import Config, EvaluateOptions
-from .contradictions import check_options, check_range, warn_of_options
+from .contradictions import (
+    check_options,
+    check_range,
+    warn_of_options,
+    warn_of_standing_still,
+)
 from .environments import make_policy, make_sampler, require_tasks
 from .family import Evaluation, Metrics, State
 from .machine import Machine
@@ -203,6 +208,8 @@ class PolicyLearner:
                 if moved[name] is not p:
                     p.copy_(moved[name])
         metrics["env_steps"] += measured
+        if self.ranks.rank == 0:
+            warn_of_standing_still(self.config, metrics)
         return metrics
 
     def adapt(

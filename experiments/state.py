@@ -32,29 +32,48 @@ def snapshot(state: State, iteration: int, loop: dict[str, Any]) -> Snapshot:
     return Snapshot(iteration, params, optimizer, {"learner": dict(state.extra), "loop": loop})
 
 
-def restore(state: State, saved: Snapshot) -> dict[str, Any]:
+def restore(state: State, saved: Snapshot) -> tuple[list[dict[str, float]], int]:
     """Put a snapshot's values into a fresh state, in place, and return the loop's part.
 
     Raises:
-        InputError: the snapshot is of another model or optimiser.
+        InputError: the snapshot is of another model or optimiser, or of another program; nothing
+            has changed.
     """
+    learner, loop = (saved.state.get(name) for name in ("learner", "loop"))
+    if not isinstance(learner, dict) or learner.keys() != state.extra.keys():
+        raise InputError("the checkpoint's state is none of this experiment")
+    if not isinstance(loop, dict) or loop.keys() != {"window", "stalled"}:
+        raise InputError("the checkpoint's state is none of `metarl train`")
+    _check_moments(state, saved.optimizer)
     put_params(state.params, saved.params)
     if state.optimizer is not None:
         moments: dict[str, dict[str, Tensor]] = {}
         for name, value in saved.optimizer.items():
             parameter, _, key = name.rpartition("/")
             moments.setdefault(parameter, {})[key] = torch.from_numpy(value.copy())
-        unknown = set(moments) - set(state.params)
-        if unknown:
-            raise InputError(f"the optimizer's state is of unknown parameters {sorted(unknown)}")
         packed = state.optimizer.state_dict()
         order = _order(state)
         packed["state"] = {order.index(name): value for name, value in moments.items()}
         state.optimizer.load_state_dict(packed)
     state.extra.clear()
-    state.extra.update(saved.state["learner"])
-    loop: dict[str, Any] = saved.state["loop"]
-    return loop
+    state.extra.update(learner)
+    return loop["window"], loop["stalled"]
+
+
+def _check_moments(state: State, arrays: dict[str, np.ndarray]) -> None:
+    """Refuse moments of another optimiser: a fused one would read beyond their ends."""
+    if state.optimizer is None or not arrays:  # before the first step there are none
+        return
+    shapes = {name: tuple(p.shape) for name, p in state.params.items()}
+    wanted = {f"{name}/{key}": s for name, s in shapes.items() for key in ("exp_avg", "exp_avg_sq")}
+    wanted |= {f"{name}/step": () for name in shapes}
+    found = {name: array.shape for name, array in arrays.items()}
+    if found != wanted:
+        name = min(name for name, _ in found.items() ^ wanted.items())
+        raise InputError(
+            f"the optimizer's state is of another model: {name} is {found.get(name, 'none')} there "
+            f"and {wanted.get(name, 'none')} here"
+        )
 
 
 def put_params(params: dict[str, Tensor], arrays: dict[str, np.ndarray]) -> None:

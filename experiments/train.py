@@ -5,7 +5,6 @@ directory, and decides what depends on time.
 """
 
 import math
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,12 +91,12 @@ def train(
     """
     loop = _Loop()
     if start is not None:
-        loop = _Loop(start.iteration, **restore(state, start))
+        loop = _Loop(start.iteration, *restore(state, start))
     with stop_request() as stop:
-        keeper = Keeper(run, reporter, stop, ranks, os.getppid())
-        if start is None:
-            keeper.begin(_snapshot(state, loop))
+        keeper = Keeper(run, reporter, stop, ranks)
         try:
+            if start is None:
+                keeper.begin(_snapshot(state, loop))
             signum = _iterate(learner, keeper, state, loop, plan, reporter)
         except NonFiniteError as error:
             keeper.keep_failure(loop.iteration, error)

@@ -41,12 +41,14 @@ class Ranks(NamedTuple):
         size: number of ranks.
         timeout: seconds to wait for the others.
         store: what ranks leave notes in when they fail.
+        parent: the process that started this one, as it was when they met.
     """
 
     rank: int = 0
     size: int = 1
     timeout: float = 300.0
     store: Any = None
+    parent: int = 0
 
     def rows(self, tasks: int) -> slice:
         """Which of ``tasks`` tasks are this rank's: contiguous, the first ranks have one more.
@@ -191,6 +193,7 @@ def joined(timeout: float = ALONE.timeout) -> Iterator[Ranks]:
     if not launched():
         yield Ranks(timeout=timeout)
         return
+    parent = os.getppid()  # before anything slow, in which it may die
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
@@ -211,7 +214,7 @@ def joined(timeout: float = ALONE.timeout) -> Iterator[Ranks]:
     except RuntimeError as error:
         raise RankError(f"the ranks did not find each other: {error}") from error
     try:
-        yield Ranks(rank, size, timeout, store)
+        yield Ranks(rank, size, timeout, store, parent)
     except (RankError, SystemExit):
         raise
     except BaseException as error:

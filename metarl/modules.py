@@ -134,8 +134,9 @@ def _check_differentiable(path: str, part: nn.Module) -> None:
         if part.track_running_stats and part.training:
             raise InputError(
                 f"{kind} updates running statistics in place, which cannot be mapped over tasks: "
-                "build it with track_running_stats=False (moments of the batch at hand), or call "
-                ".eval() to use its stored statistics"
+                "build it with track_running_stats=False, or turn a finished model into such by "
+                "torch.func.replace_all_batch_norm_modules_ (moments of the batch at hand), or "
+                "call .eval() to use its stored statistics"
             )
     elif isinstance(part, _SpectralNorm):
         if part.training:

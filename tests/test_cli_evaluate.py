@@ -127,6 +127,24 @@ def test_compare_with_itself_is_zero(run: Path, capsys: pytest.CaptureFixture[st
     assert "minus" in capsys.readouterr().out
 
 
+def test_a_comparison_leaves_the_runs_own_evaluation_too(tmp_path: Path) -> None:
+    run = train_small(tmp_path / "run")
+    succeed("evaluate", str(run), "--compare", str(run))
+    names = {path.name for path in run.glob("evaluation*.json")}
+    assert names == {
+        "evaluation.json",
+        default_file(run, options_of(run), last=False, compare=[str(run)]).name,
+    }
+    own = json.loads((run / "evaluation.json").read_text())
+    assert "compare" not in own["variants"]
+    succeed("evaluate", str(run), "--tasks=3", f"--out={tmp_path / 'one.json'}")
+    assert {path.name for path in run.glob("evaluation*.json")} == names
+
+
+def options_of(run: Path) -> Any:
+    return load(run).experiment.configs().EvaluateOptions()
+
+
 def test_a_run_without_steps_is_compared_after_each() -> None:
     own: dict[str, Any] = {
         "experiment": "navigation",

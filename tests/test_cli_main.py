@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 from commands import refuse
 
 from metarl.runs import load_checkpoint, versions
+from metarl_experiments import machine
 from metarl_experiments.__main__ import COMMANDS, guarded, main
 from metarl_experiments.catalog import EXPERIMENTS
 from metarl_experiments.progress import tell
@@ -295,3 +297,50 @@ def test_sizes_that_are_too_much_together(
     line = refuse(capfd, 2, "train", "omniglot", "--meta-batch=1000", "--ways=1000")
     assert "--ways 1000" in line
     assert not run.exists()
+
+
+def test_idle_threads_do_not_spin_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, command, expected in (
+        ({}, "list", "1000"),
+        ({}, "bench", None),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "list", None),
+        ({"GOMP_SPINCOUNT": "7"}, "list", "7"),
+    ):
+        for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        assert main([command, "--help"]) == 0
+        assert os.environ.get("GOMP_SPINCOUNT") == expected
+        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "ranks", "expected"),
+    [("1", "1", 1), ("0", "1", 2), ("many", "1", 2), ("1", "2", 2), ("9", "1", 2)],
+)
+def test_threads_are_at_most_what_others_are_told(
+    given: str, ranks: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "available_cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert machine.resolve(machine.Machine("cpu"), threads=2).threads == expected
+    assert machine.resolve(machine.Machine("cpu", threads=3), threads=2).threads == 3
+
+
+def test_an_interrupt_that_comes_out_as_another_error(capfd: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise ImportError("half a module") from None
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert guarded("train", interrupted) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "stopped by SIGTERM" in capfd.readouterr().err

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import metarl_envs
+from metarl_envs.models import load_cheetah
+from metarl_envs.physics import Physics
 
 ROWS = 16
 VALUES = (1e9, 1e12, np.inf, np.nan)
@@ -143,3 +145,13 @@ def test_nothing_of_mujoco_reaches_the_user(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert os.listdir(tmp_path) == []
+
+
+def test_what_the_last_substep_made_is_looked_at() -> None:
+    """It comes back without a warning, and with the time it should have."""
+    physics = Physics(load_cheetah(), 4, 5, 1)
+    before = physics.states(np.zeros((4, 9)), np.zeros((4, 9)))
+    after = before.copy()
+    after[:, 0] += physics.duration
+    after[1, 3], after[2, 3] = np.nan, 1e11
+    assert physics._diverged(before, after).tolist() == [False, True, True, False]

@@ -233,3 +233,13 @@ def test_folder_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="omniglot"):
         download_omniglot(tmp_path, url=server.url, md5=dict.fromkeys(OMNIGLOT_MD5, MD5))
     assert (tmp_path / "omniglot").read_text() == "a file"
+
+
+def test_a_part_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"mine")
+    (tmp_path / "a.zip.part").symlink_to(mine)
+    with pytest.raises(InputError, match="cannot be written"):
+        download_file("http://127.0.0.1:1/x", tmp_path / "a.zip", md5="0", timeout=1)
+    assert mine.read_bytes() == b"mine"
+    assert (tmp_path / "a.zip.part").is_symlink()

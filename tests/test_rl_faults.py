@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from metarl.errors import NonFiniteError
 from metarl.rl import maml, objectives
 from metarl.rl.clock import Clock
 from metarl.rl.collect import collect_meta_batch
+from metarl.rl.updates import promp_update, require_usable
 from metarl.rl.weighting import Weighting
 
 F32 = torch.float32
@@ -178,3 +180,29 @@ def test_errors_survive_pickling() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.place, again.task) == ("x is not finite", "x", 3)
     assert again.batch["x"].tolist() == [1.0, 1.0]
+
+
+def test_the_last_epoch_of_promp_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No gradient follows it that would not be finite."""
+    setting = walk(dtype=F32)
+    update, optimizer = updated(setting, "promp")
+    step, epochs, done = optimizer.step, signature(promp_update).parameters["epochs"].default, []
+
+    def overshoot() -> None:
+        step()
+        done.append(1)
+        if len(done) == epochs:
+            with torch.no_grad():
+                setting.theta["mean.layers.0.bias"].fill_(float("nan"))
+
+    monkeypatch.setattr(optimizer, "step", overshoot)
+    before = {name: p.detach().clone() for name, p in setting.theta.items()}
+    with pytest.raises(NonFiniteError):
+        setting.step(update)
+    assert len(done) == epochs
+    assert all(torch.equal(p, before[name]) for name, p in setting.theta.items())
+
+
+def test_a_gradient_whose_square_overflows_is_none() -> None:
+    with pytest.raises(NonFiniteError, match="outer gradient of w"):
+        require_usable(torch.zeros(()), torch.zeros(()), {"w": torch.tensor([1e25])})

@@ -1,6 +1,8 @@
 """Arguments of the policies' parts that mean nothing, each with an error that says what would."""
 
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -9,6 +11,7 @@ import torch
 from meta_steps import trpo, updated, walk
 
 from metarl import InnerLoop, InputError, mean_over_tasks, trust_region_step
+from metarl.errors import RunWarning
 from metarl.rl import (
     CategoricalMLP,
     GaussianMLP,
@@ -20,6 +23,8 @@ from metarl.rl import (
 )
 from metarl.rl.advantages import advantages
 from metarl.rl.objectives import policy_gradient_loss
+from metarl_experiments.configs.rl import Config
+from metarl_experiments.contradictions import warn_of_standing_still, warn_of_unused
 
 NOTHING: Any = None
 NAVIGATION = "metarl_envs:metarl/Navigation2D-v0"
@@ -151,3 +156,23 @@ def test_what_means_nothing_is_refused(message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         WRONG[message]()
     assert "\n" not in str(caught.value)
+
+
+def test_options_that_an_update_does_not_read_are_told() -> None:
+    argv = ["--lr", "0.1", "--max-kl=0.02"]
+    for update, names in (("trpo", ["--lr"]), ("adam", ["--max-kl"]), ("promp", [])):
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            warn_of_unused(argv, Config(update=update))  # type: ignore[arg-type]
+        told = [f"{name} has no effect under --update {update}" for name in names]
+        assert [str(one.message) for one in heard] == told
+
+
+def test_a_best_reward_below_all_is_told() -> None:
+    config = Config(best_reward=-10.0)
+    with pytest.warns(RunWarning, match="no task takes an inner step.*--best-reward -10"):
+        warn_of_standing_still(config, {"inner_grad_norm": 0.0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_standing_still(config, {"inner_grad_norm": 0.1})
+        warn_of_standing_still(replace(config, best_reward=None), {"inner_grad_norm": 0.0})

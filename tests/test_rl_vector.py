@@ -1,5 +1,7 @@
 """Environments without tasks, or deaf to them: refused in one line, before there is a run."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,8 +10,10 @@ import numpy as np
 import pytest
 from commands import refuse
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from walkers import Walker
 
 from metarl import InnerLoop, InputError, expand_params, from_module
+from metarl.errors import WorkerError
 from metarl.rl import GaussianMLP, MetaPolicy, Sampler, vector
 
 # Forking a process with threads warns from Python 3.12 on; the workers use no torch.
@@ -179,3 +183,48 @@ def test_tasks_that_cannot_be_given_are_refused() -> None:
 
     with pytest.raises(InputError, match="Closed has no method set_attr"):
         collected(Closed(2), 2, 1)
+
+
+class Stuck(Walker):
+    """Hangs in one of its methods once it has been reset."""
+
+    armed = False
+    where = ""
+
+    def reset(self, **options: Any) -> Any:
+        if self.where == "reset" and self.armed:
+            time.sleep(60)
+        self.armed = True
+        return super().reset(**options)
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Any:  # type: ignore[override]
+        time.sleep(60 if self.where == "sample_tasks" else 0)
+        return Walker.sample_tasks(n, rng)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.where == name == "task" and self.armed:
+            time.sleep(60)
+        object.__setattr__(self, name, value)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("where", "doing"),
+    [("reset", "resetting"), ("task", "setting tasks"), ("sample_tasks", "sampling tasks")],
+)
+def test_a_worker_that_hangs_in_another_method(
+    where: str, doing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stuck, "where", where)
+    envs = AsyncVectorEnv([Stuck] * 2, autoreset_mode=AutoresetMode.DISABLED)
+    vector.reset(envs, seed=0, first=0, total=2, timeout=30)
+    calls: dict[str, Callable[[], Any]] = {
+        "reset": lambda: vector.reset(envs, seed=0, first=0, total=2, timeout=1),
+        "task": lambda: vector.set_tasks(envs, [{"slope": 0.0}] * 2, timeout=1),
+        "sample_tasks": lambda: vector.sample_tasks(envs, 1, np.random.default_rng(0), timeout=1),
+    }
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match=f"no answer within 1 s while {doing}"):
+        calls[where]()
+    assert time.monotonic() - began < 20
+    assert not any(process.is_alive() for process in envs.processes)

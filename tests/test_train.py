@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 from toy import Silent, Toy
 
 from metarl.errors import NonFiniteError, SaveError
-from metarl.runs import Run, Snapshot, load_checkpoint, open_run, read_best, read_metrics
+from metarl.runs import Run, Snapshot, faults, load_checkpoint, open_run, read_best, read_metrics
+from metarl_experiments import signals
 from metarl_experiments.family import Metrics, State
 from metarl_experiments.memory import Needs
 from metarl_experiments.signals import Abandoned
@@ -214,15 +216,15 @@ def test_the_comparison_sees_a_lost_component(
 
     real = module.restore
 
-    def lossy(state: State, saved: Snapshot) -> dict[str, Any]:
+    def lossy(state: State, saved: Snapshot) -> tuple[Any, int]:
         if part == "optimizer":
             saved = saved._replace(optimizer={})
-        loop = real(state, saved)
+        window, stalled = real(state, saved)
         if part == "window":
-            loop["window"] = []
+            window = []
         if part == "extra":
             state.extra["seed"] = 1
-        return loop
+        return window, stalled
 
     go(tmp_path / "whole", Toy())
     go(tmp_path / "broken", Stopping())
@@ -431,3 +433,33 @@ def test_loop_costs_little_beside_the_step(tmp_path: Path) -> None:
         go(tmp_path / str(attempt), Idle(), plan)
         times.append((time.process_time() - began) / plan.iterations)
     assert min(times) < 30e-6
+
+
+def test_an_abandonment_that_is_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(signals, "REPEAT_SECONDS", 0.05)
+    began = time.monotonic()
+
+    def swallow_one() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with suppress(signals.Abandoned):  # as a finaliser does
+            time.sleep(5)
+        time.sleep(5)
+
+    with pytest.raises(signals.Abandoned), signals.stop_request():
+        swallow_one()
+    assert time.monotonic() - began < 4
+
+
+def test_signals_while_the_first_checkpoint_is_written(tmp_path: Path) -> None:
+    def twice() -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with (
+        open_run(tmp_path / "run", {"toy": 1}) as run,
+        faults.injected("save:params", twice),
+        pytest.raises(signals.Abandoned),
+    ):
+        train(Toy(), run, Toy().init(0), Plan(5, 1, 5), Silent())
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "00000000").iteration == 0

@@ -75,12 +75,17 @@ def run(argv: Sequence[str]) -> int:
         check_comparable(loaded, other, command.protocol)
     result = evaluate(loaded, command.protocol)
     differences = [compare(result, evaluate(other, command.protocol)) for other in others]
+    own = out
+    if out is not None and command.out is None:  # a report looks for the run's own
+        own = default_file(path, command.protocol, last=command.last, compare=())
+    if own is not None:  # before anything is printed, which may find no reader
+        write_json(own, result)
+        if own == path / EVALUATION:
+            show_curve(path, result)
     if differences:
         result["variants"]["compare"] = differences
-    if out is not None:  # before anything is printed, which may find no reader
+    if out is not None and differences:
         write_json(out, result)
-        if out == path / EVALUATION:
-            show_curve(path, result)
     print(table(result))
     for difference in differences:
         print(comparison(result, difference))

@@ -20,7 +20,7 @@ from metarl.runs import Run, Snapshot, versions
 from metarl_envs import WORLDS
 
 from ..catalog import Experiment
-from ..contradictions import warn_of_initial_values
+from ..contradictions import warn_of_initial_values, warn_of_unused
 from ..family import Learner, State
 from ..machine import Machine, resolve
 from ..opening import free_directory, opened, start_from, stored_values
@@ -55,6 +55,8 @@ def train_experiment(experiment: Experiment, argv: Sequence[str]) -> tuple[int, 
             lambda: fresh(experiment, argv) if values is None else resumed(experiment, argv, values)
         )
         learner, state = ranks.together(lambda: _prepare(experiment, options, ranks))
+        if values is None and ranks.rank == 0:
+            warn_of_unused(argv, options.config)
         if options.from_ and values is None:
             step_sizes = start_from(options.from_, state, ranks)
             if ranks.rank == 0:

@@ -33,7 +33,8 @@ def old_policy(
         warnings.warn(
             f"the policies that sampled and those that the objectives adapt to are {apart:.2g} "
             "nats apart: give both the same theta, objectives and module, one that acts alike at "
-            "every call (no dropout, no statistics of a batch), and no inner loop to the sampling",
+            "every call (no dropout, no statistics of a batch, no memory over time), and no inner "
+            "loop to the sampling",
             stacklevel=2,
         )
     return own

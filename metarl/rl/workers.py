@@ -51,6 +51,10 @@ def receiving(env: AsyncVectorEnv, timeout: float, doing: str) -> Iterator[None]
             f" while {doing}: the workers were ended; look for a hang in the environment or raise"
             " the time limit"
         ) from None
+    except BaseException as error:
+        if not isinstance(error, Exception):  # given up while they work: nobody will ask again
+            _end(env)
+        raise
 
 
 def _end(env: AsyncVectorEnv) -> None:

@@ -192,7 +192,13 @@ class Run:
             return
         if snapshot.iteration <= last:
             raise ValueError(f"iteration {snapshot.iteration} is not after {last}, saved last")
-        if not lock.holds(self._lock, self.path):
+        try:
+            with files.saving(self.path):
+                held = lock.holds(self._lock, self.path)
+        except SaveError:
+            self._failures += 1
+            raise
+        if not held:
             self._failures = ATTEMPTS
             raise SaveError(
                 f"{self.path} was moved, removed or made anew by others while it was written to: "
@@ -214,10 +220,11 @@ class Run:
             log.flush()
             if log.fileno() >= 0:
                 files.sync(log.fileno())
+                files.sync_directory(self.path)  # which may have the record's name since now
         parent = self.path / CHECKPOINTS
         unacknowledged = parent / directory_name(snapshot.iteration)
-        if unacknowledged.exists():  # renamed, but the parent could not be synced
-            with files.saving(unacknowledged):
+        with files.saving(unacknowledged):
+            if unacknowledged.exists():  # renamed, but the parent could not be synced
                 files.remove_tree(unacknowledged)
         write_checkpoint(parent, snapshot, config=self.config, best=best)
 

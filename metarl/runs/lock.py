@@ -80,10 +80,14 @@ def acquire(directory: Path) -> int:
 
 
 def holds(descriptor: int, directory: Path) -> bool:
-    """Whether the file locked is still the directory's: all else goes by its path."""
+    """Whether the file locked is still the directory's: all else goes by its path.
+
+    Raises:
+        OSError: nobody knows now.
+    """
     try:
         return os.path.samestat(os.stat(directory / OWNER), os.fstat(descriptor))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

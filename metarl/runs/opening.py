@@ -66,6 +66,9 @@ def open_run(
         fault_point("open:locked")
         with files.saving(path, len(data)):
             (path / CHECKPOINTS).mkdir(exist_ok=True)
+            if not resume:
+                for parent in (path, *path.parents[:2]):  # runs/<experiment>/seed-<S>
+                    files.sync_directory(parent)
             files.remove_temporaries(path, shared=True)
             files.remove_temporaries(path / CHECKPOINTS, shared=False)
             if not resume:

@@ -1,5 +1,6 @@
 """A finished run made small enough to ship."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -36,8 +37,9 @@ def prune_run(
     run = read_run(source, last=last)
     best = None if run.best is None or run.best.iteration != run.snapshot.iteration else run.best
     temporary = target.with_name(f"{files.TEMPORARY}{target.name}")
-    with files.saving(target):
+    with files.saving(target), contextlib.ExitStack() as undo:
         shutil.rmtree(temporary, ignore_errors=True)
+        undo.callback(shutil.rmtree, temporary, ignore_errors=True)
         (temporary / CHECKPOINTS).mkdir(parents=True)
         write_checkpoint(
             temporary / CHECKPOINTS,
@@ -53,4 +55,5 @@ def prune_run(
         if run.evaluation is not None:
             files.write_new(temporary / EVALUATION, documents.dumps(run.evaluation))
         temporary.rename(target)
+        undo.pop_all()
         files.sync_directory(target.parent)

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
+from typing import Any
 
 
 @cache
@@ -17,8 +18,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def changes(saved: Mapping[str, str]) -> str:
+def changes(saved: Any) -> str:
     """What differs now from the versions `saved` with a checkpoint; empty when nothing does."""
+    if not isinstance(saved, Mapping):  # of another program
+        saved = {}
     return ", ".join(
         f"{name} {saved.get(name)} -> {versions().get(name)}"
         for name in sorted({*saved, *versions()})
