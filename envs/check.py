@@ -149,7 +149,13 @@ def _same(one: Any, other: Any) -> bool:
     """Whether tasks hold the same numbers, as lists or as arrays."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    return bool(np.array_equal(np.asarray(one), np.asarray(other)))
+    if _has_rows(one) and _has_rows(other):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(data_equivalence(one, other, exact=True) or (np.isscalar(one) and one == other))
+
+
+def _has_rows(x: Any) -> bool:
+    return isinstance(x, list | tuple) or (isinstance(x, np.ndarray) and x.ndim > 0)
 
 
 def _episode(env: Env) -> list[Any]:

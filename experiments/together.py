@@ -26,13 +26,13 @@ def alike(runs: Runs, curves: Sequence[Curve]) -> Iterator[tuple[str, list[int]]
 
     Args:
         runs: label and run.
-        curves: their evaluations, of the same number of steps and tasks in a set.
+        curves: their evaluations, of as many steps and the same tasks in a set.
     """
     sets: dict[str, list[int]] = {}
     for i, (_, one) in enumerate(runs):
         whole = one.record.config
         config = {k: v for k, v in whole["config"].items() if k not in ASIDE}
-        measured = (curves[i].evaluation["steps"], curves[i].evaluation["tasks"])
+        measured = [curves[i].evaluation.get(name) for name in ("steps", "tasks", "task_seed")]
         key = (config, whole["from"], whole["machine"]["dtype"], measured)
         sets.setdefault(json.dumps(key, sort_keys=True), []).append(i)
     for rows in sets.values():

@@ -10,6 +10,7 @@ from gymnasium.utils import EzPickle
 from gymnasium.utils.env_checker import check_env
 
 from metarl_envs import WORLDS, check_task_env
+from metarl_envs.check import _same
 
 PHYSICS = ("paper", "gym")
 
@@ -298,3 +299,19 @@ def test_pickling_is_advice(env: Any, words: str) -> None:
 def test_broken_environments_are_found(broken: Any, words: str) -> None:
     faults = check_task_env(broken())
     assert any(words in fault for fault in faults), faults
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"goal": [1.0, 2.0]}, {"goal": np.array([1.0, 2.0])}, True),
+        ({"goal": [1.0, 2.0]}, {"goal": np.array([1.0, 2.5])}, False),
+        ({"goal": [1.0, 2.0]}, {"goal": [1.0]}, False),
+        ({"parts": [[1.0], [2.0, 3.0]]}, {"parts": ([1], np.array([2.0, 3.0]))}, True),
+        ({"name": "left"}, {"name": "right"}, False),
+        ({"a": 1.0}, {"b": 1.0}, False),
+        ({"a": np.zeros(())}, {"a": np.zeros(())}, True),
+    ],
+)
+def test_tasks_are_alike_as_lists_and_as_arrays(one: Any, other: Any, same: bool) -> None:
+    assert _same(one, other) is same

@@ -60,4 +60,4 @@ def own_policy(
 def _policies(
     policies: Callable[[Params, MetaBatch], tuple[Distribution, ...]],
 ) -> ChunkFunction:
-    return each(lambda theta, data: policies(theta, data))
+    return each(policies)

@@ -67,8 +67,9 @@ def open_run(
         with files.saving(path, len(data)):
             (path / CHECKPOINTS).mkdir(exist_ok=True)
             if not resume:
-                for parent in (path, *path.parents[:2]):  # runs/<experiment>/seed-<S>
-                    files.sync_directory(parent)
+                for made in (path, *path.parents[:2]):  # runs/<experiment>/seed-<S>
+                    with contextlib.suppress(PermissionError):  # it was there before
+                        files.sync_directory(made)
             files.remove_temporaries(path, shared=True)
             files.remove_temporaries(path / CHECKPOINTS, shared=False)
             if not resume:
