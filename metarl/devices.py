@@ -26,6 +26,9 @@ def find_device(name: str) -> str:
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.partition(":")[0] == "mps" and not torch.backends.mps.is_available():
+        # Whose error is a list of all that torch could run.
+        raise InputError(f"device {name!r} cannot be used here: this torch or machine has no MPS")
     try:
         # The number is asked for: some devices, such as "meta", only pretend.
         torch.zeros((), device=name).item()

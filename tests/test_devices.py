@@ -174,3 +174,9 @@ def test_every_command_that_computes_takes_a_device(
         tiny = {"evaluate": ["--tasks=2"], "render": ["--tasks=1", "--steps=0"]}.get(command, [])
         succeed(command, str(run), "--device=auto", *tiny)
     assert metarl.rl.load(run, device="auto").theta
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is one")
+def test_a_missing_mps_is_one_short_line() -> None:
+    with pytest.raises(InputError, match=r"^device 'mps' cannot be used here: .* has no MPS$"):
+        find_device("mps")

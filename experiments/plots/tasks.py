@@ -64,7 +64,7 @@ def before_after(label: str, evaluation: Evaluation) -> Figure | None:
             ylim=limits,
             aspect="equal",
         )
-        axes.legend()
+        legend_below(canvas, axes, columns=3)  # marks lie anywhere
 
     better = np.mean(per_task[shown] > per_task[0], axis=1)
     told = ", ".join(f"{100 * b:.0f} % {after(k)}" for b, k in zip(better, shown, strict=True))
