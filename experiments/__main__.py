@@ -87,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _find_users_modules()
     if command != "bench" and "OMP_WAIT_POLICY" not in os.environ:  # benches time torch as it is
         # OpenMP's threads spin after each operation, and beside another busy process so long that
-        # an iteration takes ten times its time. Where nothing else runs this costs a third of
-        # what is not compiled, and nothing of what is.
+        # an iteration takes ten times its time. Where nothing else runs, what is not compiled
+        # takes a third longer and more, and what is as long.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return guarded(command, lambda: _run(command, rest))
 

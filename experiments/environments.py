@@ -74,7 +74,7 @@ def make_sampler(
         else:
             whole = max(1, PLAIN_ROWS // episodes) * episodes if exact else PLAIN_ROWS
             rows = env.workers or min(tasks * episodes, whole)
-            envs = [workers or _make_plain(env, rows, observe_task)]
+            envs = [_make_plain(env, rows, observe_task) if workers is None else workers]
     return Sampler(envs, episodes=episodes, horizon=env.horizon, exact=exact)
 
 
