@@ -3,6 +3,7 @@
 import gc
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from walkers import Walker
 
+import metarl
 from metarl.errors import InputError
 from metarl.rl.distributions import Categorical, Distribution, Gaussian, sample
 from metarl.rl.noise import action_noise, draw_noise
@@ -74,6 +76,23 @@ def test_film_of_motion_that_is_told_now_and_then(
     assert set(episode.motion) == {"velocity"}
     assert len(episode.motion["velocity"]) == len(episode.returns) - 1
     succeed("render", str(choice), f"--out={tmp_path / 'film.gif'}", "--tasks=1", "--steps=0")
+
+
+def test_a_film_ends_where_the_physics_diverges(
+    choice: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverged(self: PicturedWalker, action: Any) -> Any:
+        observation, _ = Walker.reset(self, seed=0)
+        return observation, 1e9, False, False, {"diverged": True}
+
+    monkeypatch.setattr(PicturedWalker, "step", diverged)
+    loaded = load(choice)
+    path = [metarl.expand_params(loaded.params, 1)]
+    monkeypatch.setattr(
+        learner_of(loaded), "adapt", lambda *_: SimpleNamespace(path=path)
+    )  # which would refuse such episodes
+    ((episode,),) = play(loaded, [{"slope": 0.5}], (0,), seed=0, stride=1)
+    assert episode.returns.tolist() == [0.0, 0.0]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from walkers import Walker
 from metarl import InnerLoop, InputError, expand_params, from_module
 from metarl.errors import WorkerError
 from metarl.rl import GaussianMLP, MetaPolicy, Sampler, vector
+from metarl.rl.workers import receiving
 
 # Forking a process with threads warns from Python 3.12 on; the workers use no torch.
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -228,3 +229,20 @@ def test_a_worker_that_hangs_in_another_method(
         calls[where]()
     assert time.monotonic() - began < 20
     assert not any(process.is_alive() for process in envs.processes)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_workers_end_with_what_gave_them_up() -> None:
+    envs = AsyncVectorEnv([Walker] * 2, autoreset_mode=AutoresetMode.DISABLED)
+    with pytest.raises(KeyboardInterrupt), receiving(envs, 1.0, "stepping"):
+        raise KeyboardInterrupt
+    assert not any(process.is_alive() for process in envs.processes)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_workers_outlive_an_error_of_the_environment() -> None:
+    envs = AsyncVectorEnv([Walker] * 2, autoreset_mode=AutoresetMode.DISABLED)
+    with pytest.raises(ValueError, match="own"), receiving(envs, 1.0, "stepping"):
+        raise ValueError("its own")
+    assert all(process.is_alive() for process in envs.processes)
+    envs.close()
