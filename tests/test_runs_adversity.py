@@ -11,7 +11,7 @@ from runs_at import CONFIG, assert_recovers, commit_at, log_at, make_run, save_a
 from test_runs_kill import kill_at
 
 from metarl.errors import InputError, SaveError
-from metarl.runs import faults, files, lock, open_run
+from metarl.runs import faults, files, lock, open_run, prune_run, shipping
 
 
 def test_a_run_made_before_the_lock_was_had_stays(
@@ -103,3 +103,17 @@ def test_a_kill_in_the_midst_of_best_json(tmp_path: Path) -> None:
     last = kill_at("file:half", 17, run)
     assert list(run.glob(".tmp-*-best.json"))
     assert assert_recovers(run, last) >= last
+
+
+def test_a_run_that_cannot_be_shipped_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run", 2)
+
+    def full(path: Path, _: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(shipping, "thin_metrics", lambda *_: full(tmp_path, b""))
+    with pytest.raises(SaveError):
+        prune_run(tmp_path / "run", tmp_path / "small")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]

@@ -463,3 +463,35 @@ def test_signals_while_the_first_checkpoint_is_written(tmp_path: Path) -> None:
     ):
         train(Toy(), run, Toy().init(0), Plan(5, 1, 5), Silent())
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "00000000").iteration == 0
+
+
+def test_a_line_is_written_whole_whatever_signals_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, written = Run.log, []
+
+    def twice(self: Run, record: Any) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        log(self, record)
+        written.append(record["iteration"])
+
+    monkeypatch.setattr(Run, "log", twice)
+    with open_run(tmp_path / "run", {"toy": 1}) as run, pytest.raises(signals.Abandoned):
+        train(Toy(), run, Toy().init(0), Plan(5, 1, 5), Silent())
+    assert written == [1]
+    assert [line["iteration"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1]
+
+
+def test_the_terminal_is_given_back_where_the_first_save_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise SaveError("the disk is full")
+
+    closed: list[bool] = []
+    monkeypatch.setattr(Run, "save", full)
+    monkeypatch.setattr(Silent, "close", lambda _: closed.append(True))
+    with open_run(tmp_path / "run", {"toy": 1}) as run, pytest.raises(SaveError):
+        train(Toy(), run, Toy().init(0), Plan(5, 1, 5), Silent())
+    assert closed == [True]
