@@ -149,19 +149,36 @@ def _wide() -> Iterator[None]:
 
 
 def _one_line(box: str) -> str:
-    """What tyro's error box says before its first rule, without the frame."""
+    """Tyro's error box on one line: what is wrong, and which option is meant or what it takes."""
+    says, *hints = _sections(box) or [["the options could not be read"]]
+    # The types that were tried one after the other are tyro's affair.
+    line = " ".join(says).partition(" Got errors:")[0].rstrip(".")
+    similar: list[str] = []
+    for title, *rows in hints:
+        option = next((row for row in rows if row.startswith("--")), None)
+        if option is None:
+            continue
+        if title.startswith("Argument helptext"):
+            line += f"; it is {option}"
+        else:
+            similar.append(option.partition(" ")[0])
+    return line + (f"; did you mean {', '.join(sorted(similar))}?" if similar else "")
+
+
+def _sections(box: str) -> list[list[str]]:
+    """Rows of the box's sections, without its title and frame."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     # Where the output's encoding has no frame, the title has a rule of its own.
     titled = "╭" not in text
-    says: list[str] = []
+    sections: list[list[str]] = [[]]
     for line in text.splitlines():
         row = line.strip("│ ")
         if not row or row[0] in "╭╰":  # the title bar, and the end
             continue
-        if set(row) <= set("─-"):
-            if says and not titled:
-                break
-            says, titled = [], False
-            continue
-        says.append(row)
-    return " ".join(says) or "the options could not be read"
+        if not set(row) <= set("─-"):
+            sections[-1].append(row)
+        elif titled:
+            sections, titled = [[]], False
+        else:
+            sections.append([])
+    return [rows for rows in sections if rows]

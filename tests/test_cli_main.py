@@ -137,7 +137,9 @@ def test_help_of_an_experiment_documents_its_fields(capsys: pytest.CaptureFixtur
         (["train", "sinusoid", "twice"], "EXPERIMENT"),
         (["train", "sinusoid", "--preset", "best"], "--preset"),
         (["train", "sinusoid", "--inner-rate", "1"], "--inner-rate"),
-        (["train", "sinusoid", "--inner-lr", "fast"], "--inner-lr"),
+        (["train", "sinusoid", "--inner-stepz", "1"], "did you mean --inner-steps?"),
+        (["train", "navigation", "--task-range", "0", "1"], "did you mean --env.task-range?"),
+        (["train", "sinusoid", "--inner-lr", "fast"], "it is --inner-lr FLOAT"),
         (["train", "sinusoid", "--inner-lr", "nan"], "--inner-lr"),
         (["train", "sinusoid", "--inner-lr=inf"], "--inner-lr"),
         (["train", "sinusoid", "--inner-lr", "-1"], "--inner-lr"),
@@ -145,6 +147,7 @@ def test_help_of_an_experiment_documents_its_fields(capsys: pytest.CaptureFixtur
         (["train", "sinusoid", "--meta-batch", "1e3"], "--meta-batch"),
         (["train", "sinusoid", "--iterations", "10" * 30], "--iterations"),
         (["train", "sinusoid", "--hidden", "40", "0"], "--hidden"),
+        (["train", "sinusoid", "--hidden", "40,40"], "it is --hidden [INT [INT ...]]"),
         (["train", "sinusoid", "--learned-lr", "all"], "--learned-lr"),
         (["train", "sinusoid", "--learned-lr", "tensor", "--inner-steps", "0"], "--learned-lr"),
         (["train", "sinusoid", "--seed"], "--seed"),
@@ -195,15 +198,16 @@ def test_closed_output_is_no_error(tmp_path: Path) -> None:
 
 def test_options_are_named_whatever_the_frame() -> None:
     for encoding in ("ascii", "utf-8"):
+        argv = ["train", "sinusoid", "--iteration", "2", "--inner-step", "1"]
         done = subprocess.run(
-            [sys.executable, "-m", "metarl_experiments", "train", "sinusoid", "--iterations=2.5"],
+            [sys.executable, "-m", "metarl_experiments", *argv],
             env={**os.environ, "PYTHONIOENCODING": encoding},
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 2
-        assert "--iterations" in done.stderr
+        assert "did you mean --inner-steps, --iterations?" in done.stderr
 
 
 def test_a_line_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
