@@ -13,22 +13,22 @@ One meta-iteration, from its parts:
     theta, metrics = trpo_update(objectives, theta, data, ...)
 """
 
-from metarl.rl.acting import Policy
-from metarl.rl.batches import Batch, MetaBatch
-from metarl.rl.clock import Clock
-from metarl.rl.collect import Collected, collect_meta_batch
-from metarl.rl.distributions import Categorical, Gaussian, entropy, log_prob
-from metarl.rl.loading import load
-from metarl.rl.maml import meta_step
-from metarl.rl.metapolicy import MetaPolicy
-from metarl.rl.objectives import PolicyObjectives, policy_objectives
-from metarl.rl.old_policy import old_policy
-from metarl.rl.policies import CategoricalMLP, GaussianMLP, in_head
-from metarl.rl.rollout import Rollout
-from metarl.rl.sampler import Sampler
-from metarl.rl.updates import adam_update, next_penalty, promp_update, trpo_update
-from metarl.rl.vector import make_halves
-from metarl.rl.weighting import Weighting
+from .acting import Policy
+from .batches import Batch, MetaBatch
+from .clock import Clock
+from .collect import Collected, collect_meta_batch
+from .distributions import Categorical, Gaussian, entropy, log_prob
+from .loading import load
+from .maml import meta_step
+from .metapolicy import MetaPolicy
+from .objectives import PolicyObjectives, policy_objectives
+from .old_policy import old_policy
+from .policies import CategoricalMLP, GaussianMLP, in_head
+from .rollout import Rollout
+from .sampler import Sampler
+from .updates import adam_update, next_penalty, promp_update, trpo_update
+from .vector import make_halves
+from .weighting import Weighting
 
 __all__ = [
     "Batch",

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from metarl.errors import InputError, NonFiniteError
-from metarl.rl.actions import action_map, check_actions
-from metarl.rl.distributions import Gaussian, sample
-from metarl.rl.noise import draw_noise
-from metarl.rl.spaces import observation_length, trying
 from metarl.runs.export import export_params
+
+from .actions import action_map, check_actions
+from .distributions import Gaussian, sample
+from .noise import draw_noise
+from .spaces import observation_length, trying
 
 
 class Policy:

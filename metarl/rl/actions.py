@@ -10,7 +10,8 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from metarl.errors import InputError
-from metarl.rl.distributions import Distribution, Gaussian
+
+from .distributions import Distribution, Gaussian
 
 
 def action_map(space: Space[Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:

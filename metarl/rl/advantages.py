@@ -12,8 +12,9 @@ from torch import Tensor
 from metarl.checks import check_choice
 from metarl.errors import NonFiniteError
 from metarl.finite import first_not_finite
-from metarl.rl import baseline
-from metarl.rl.rollout import Rollout, arrays_of, map_rollout
+
+from . import baseline
+from .rollout import Rollout, arrays_of, map_rollout
 
 Value = Literal["linear", "zero"]
 

@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_map
 
 from metarl.errors import InputError
 from metarl.reduction import InOrder, Reduce, sum_over_ranks
-from metarl.rl.distributions import Distribution
-from metarl.rl.rollout import Rollout
-from metarl.rl.surrogates import leave_one_out
+
+from .distributions import Distribution
+from .rollout import Rollout
+from .surrogates import leave_one_out
 
 # Relative to the returns this is the rounding and the ridge of a baseline, not variation.
 _SMALLEST_UNIT = 1e-5

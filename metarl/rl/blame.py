@@ -5,9 +5,10 @@ from torch.utils._pytree import tree_map
 from metarl.errors import NonFiniteError
 from metarl.objective import mean_over_tasks
 from metarl.params import Params
-from metarl.rl.batches import MetaBatch, task_arrays
-from metarl.rl.objectives import PolicyObjectives
-from metarl.rl.updates import require_usable
+
+from .batches import MetaBatch, task_arrays
+from .objectives import PolicyObjectives
+from .updates import require_usable
 
 
 def blame(

@@ -12,13 +12,14 @@ from metarl.errors import InputError, NonFiniteError
 from metarl.finite import first_not_finite
 from metarl.inner import InnerLoop
 from metarl.params import Params, expand_params
-from metarl.rl.batches import Batch, MetaBatch, make_batch, score_weights, task_arrays
-from metarl.rl.clock import Clock
-from metarl.rl.objectives import PolicyObjectives
-from metarl.rl.rollout import Rollout, mean_return, merge_tasks
-from metarl.rl.sampler import Sampler
-from metarl.rl.weighting import Weighting
 from metarl.streams import seed_of
+
+from .batches import Batch, MetaBatch, make_batch, score_weights, task_arrays
+from .clock import Clock
+from .objectives import PolicyObjectives
+from .rollout import Rollout, mean_return, merge_tasks
+from .sampler import Sampler
+from .weighting import Weighting
 
 
 class Adapted(NamedTuple):

@@ -11,10 +11,11 @@ from metarl.devices import find_device
 from metarl.errors import InputError, first_line
 from metarl.inner import InnerLoop
 from metarl.params import Params, split_rates
-from metarl.rl.metapolicy import MetaPolicy, bare_id
-from metarl.rl.policies import CategoricalMLP, GaussianMLP, in_head
-from metarl.rl.weighting import Weighting
 from metarl.runs import read_config, read_snapshot
+
+from .metapolicy import MetaPolicy, bare_id
+from .policies import CategoricalMLP, GaussianMLP, in_head
+from .weighting import Weighting
 
 
 def load(run: str | Path, *, last: bool = False, device: str = "cpu") -> MetaPolicy:

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from metarl.distributed import ALONE, Ranks
 from metarl.errors import NonFiniteError
 from metarl.params import Params
-from metarl.rl.batches import MetaBatch
-from metarl.rl.blame import blame
-from metarl.rl.clock import Clock
-from metarl.rl.collect import Collected
-from metarl.rl.objectives import PolicyObjectives
-from metarl.rl.old_policy import old_policy
-from metarl.rl.progress import inner_gradient_norm, progress
+
+from .batches import MetaBatch
+from .blame import blame
+from .clock import Clock
+from .collect import Collected
+from .objectives import PolicyObjectives
+from .old_policy import old_policy
+from .progress import inner_gradient_norm, progress
 
 Collect = Callable[[Params, Clock], Collected]
 """``(theta, clock) -> collected``: `collect_meta_batch` with tasks and settings filled in."""

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from metarl.errors import InputError, NonFiniteError
 from metarl.finite import first_not_finite
 from metarl.params import Params, from_module
-from metarl.rl.actions import check_kind
-from metarl.rl.distributions import Distribution, broadcast
+
+from .actions import check_kind
+from .distributions import Distribution, broadcast
 
 Mapped = Callable[[Params, Tensor], Distribution]
 """``(parameters (task, ...), (task, row, observation)) -> distribution (task, row, action)``."""

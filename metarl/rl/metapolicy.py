@@ -14,16 +14,17 @@ from metarl.checks import check_counts
 from metarl.errors import InputError
 from metarl.inner import InnerLoop, extended_rates
 from metarl.params import Params, from_module, split_rates
-from metarl.rl.acting import Policy, check_spaces
-from metarl.rl.collect import Adapted, adapt_by_acting
-from metarl.rl.objectives import PolicyObjectives, policy_objectives
-from metarl.rl.one_task import Env, one_task_sampler
-from metarl.rl.rollout import mean_return
-from metarl.rl.sampler import Sampler
-from metarl.rl.surrogates import InnerSurrogate
-from metarl.rl.vector import Task
-from metarl.rl.weighting import Weighting
 from metarl.runs.export import export_params
+
+from .acting import Policy, check_spaces
+from .collect import Adapted, adapt_by_acting
+from .objectives import PolicyObjectives, policy_objectives
+from .one_task import Env, one_task_sampler
+from .rollout import mean_return
+from .sampler import Sampler
+from .surrogates import InnerSurrogate
+from .vector import Task
+from .weighting import Weighting
 
 
 @dataclass(frozen=True, eq=False)

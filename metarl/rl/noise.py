@@ -5,9 +5,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.rl.distributions import Distribution, Gaussian
-from metarl.rl.rollout import Rollout
 from metarl.streams import stream
+
+from .distributions import Distribution, Gaussian
+from .rollout import Rollout
 
 # One stream serves so many rows, lest those of the last tasks draw the noise of all before them.
 _ROWS = 4096

@@ -13,9 +13,10 @@ from metarl.inner import InnerLoop, adapt, adapt_path_one
 from metarl.loss import Loss
 from metarl.params import Params
 from metarl.rates import check_fixed
-from metarl.rl import surrogates
-from metarl.rl.batches import Batch, MetaBatch
-from metarl.rl.distributions import Distribution, broadcast, kl, linear_log_prob, log_prob
+
+from . import surrogates
+from .batches import Batch, MetaBatch
+from .distributions import Distribution, broadcast, kl, linear_log_prob, log_prob
 
 Apply = Callable[[Params, Tensor], Distribution]
 SamplingCorrection = Literal["off", "emaml"]

@@ -8,10 +8,11 @@ import torch
 from metarl.kept import kept
 from metarl.mapping import ChunkFunction, each, resolve_mapping, run_chunks
 from metarl.params import Params
-from metarl.rl.batches import MetaBatch
-from metarl.rl.distributions import Distribution, kl
-from metarl.rl.objectives import PolicyObjectives
-from metarl.rl.surrogates import reduce
+
+from .batches import MetaBatch
+from .distributions import Distribution, kl
+from .objectives import PolicyObjectives
+from .surrogates import reduce
 
 # Nats, mean over steps. A meta-step goes about 0.01 far; sums in another order, below 1e-6.
 _ROUNDING = 1e-4

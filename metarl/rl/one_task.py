@@ -10,9 +10,10 @@ from gymnasium.error import Error as GymnasiumError
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from metarl.errors import InputError
-from metarl.rl.sampler import Sampler
-from metarl.rl.vector import Task, not_found
 from metarl.streams import stream
+
+from .sampler import Sampler
+from .vector import Task, not_found
 
 Env = gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any] | str
 # Copies of an environment made by its id: so many rows share a call of the policy.

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from metarl.checks import check_positive
 from metarl.nets import MLP, Activation, scale_layer
 from metarl.params import Params
-from metarl.rl.distributions import Categorical, Gaussian
+
+from .distributions import Categorical, Gaussian
 
 
 class GaussianMLP(nn.Module):

@@ -8,9 +8,10 @@ from metarl.distributed import ALONE, Ranks
 from metarl.inner import InnerLoop, adapting
 from metarl.params import Params, split_rates
 from metarl.rates import rate_at, resolve_rates
-from metarl.rl.collect import Collected
-from metarl.rl.distributions import Gaussian
-from metarl.rl.rollout import mean_return
+
+from .collect import Collected
+from .distributions import Gaussian
+from .rollout import mean_return
 
 
 def progress(collected: Collected, ranks: Ranks = ALONE) -> dict[str, float]:

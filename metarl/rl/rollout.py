@@ -9,7 +9,8 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from metarl.errors import NonFiniteError
-from metarl.rl.distributions import Distribution, Gaussian
+
+from .distributions import Distribution, Gaussian
 
 
 class Rollout(NamedTuple):

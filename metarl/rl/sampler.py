@@ -16,17 +16,18 @@ from metarl.checks import check_counts
 from metarl.errors import InputError
 from metarl.mapping import autocast_active
 from metarl.params import Params
-from metarl.rl import vector
-from metarl.rl.actions import action_map, check_actions
-from metarl.rl.distributions import Distribution
-from metarl.rl.mapped import Mapped, check_params, map_policy, one_by_one
-from metarl.rl.noise import action_noise
-from metarl.rl.rollout import Rollout, empty_rollout, map_rollout
-from metarl.rl.spaces import observation_length, trying
-from metarl.rl.stepping import run_episodes, run_lanes
-from metarl.rl.validity import Counts, whole_tasks
 from metarl.streams import seed_of
 from metarl.threads import one_intra_op_thread
+
+from . import vector
+from .actions import action_map, check_actions
+from .distributions import Distribution
+from .mapped import Mapped, check_params, map_policy, one_by_one
+from .noise import action_noise
+from .rollout import Rollout, empty_rollout, map_rollout
+from .spaces import observation_length, trying
+from .stepping import run_episodes, run_lanes
+from .validity import Counts, whole_tasks
 
 Env = VectorEnv[Any, Any, Any]
 

@@ -11,9 +11,9 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.rl import vector
-from metarl.rl.distributions import Distribution, Gaussian, sample
-from metarl.rl.rollout import Rollout
+from . import vector
+from .distributions import Distribution, Gaussian, sample
+from .rollout import Rollout
 
 Bools = NDArray[np.bool_]
 

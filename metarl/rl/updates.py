@@ -12,10 +12,11 @@ from metarl.mapping import resolve_mapping
 from metarl.objective import Objective, mean_over_tasks
 from metarl.params import Params, moving
 from metarl.reduction import InOrder, Reduce
-from metarl.rl.batches import MetaBatch, subsample
-from metarl.rl.clock import Clock
-from metarl.rl.objectives import PolicyObjectives
 from metarl.trust_region import require_finite, trust_region_step
+
+from .batches import MetaBatch, subsample
+from .clock import Clock
+from .objectives import PolicyObjectives
 
 Metrics = dict[str, float]
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.errors import NonFiniteError
-from metarl.rl.rollout import Rollout, arrays_of, check_finite, map_rollout
+
+from .rollout import Rollout, arrays_of, check_finite, map_rollout
 
 
 class Counts(NamedTuple):

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from metarl.checks import check_counts
 from metarl.devices import available_cores
 from metarl.errors import InputError, first_line
-from metarl.rl.workers import limited, receiving
+
+from .workers import limited, receiving
 
 Task = dict[str, Any]
 

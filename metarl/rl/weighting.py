@@ -7,8 +7,9 @@ from torch import Tensor
 
 from metarl.checks import check_choice
 from metarl.errors import InputError
-from metarl.rl.advantages import Value, advantages, masked_std, standardize
-from metarl.rl.rollout import Rollout
+
+from .advantages import Value, advantages, masked_std, standardize
+from .rollout import Rollout
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@
 Arrays go in and come out as numpy's. Nothing here can unpickle.
 """
 
-from metarl.runs.checkpoint import Best, Snapshot
-from metarl.runs.directory import ATTEMPTS, Run
-from metarl.runs.documents import read_json, write_json
-from metarl.runs.export import export_params
-from metarl.runs.failures import keep_failure
-from metarl.runs.metrics import read_metrics
-from metarl.runs.opening import open_run
-from metarl.runs.reading import (
+from .checkpoint import Best, Snapshot
+from .directory import ATTEMPTS, Run
+from .documents import read_json, write_json
+from .export import export_params
+from .failures import keep_failure
+from .metrics import read_metrics
+from .opening import open_run
+from .reading import (
     RunRecord,
     load_checkpoint,
     read_best,
@@ -24,8 +24,8 @@ from metarl.runs.reading import (
     read_run,
     read_snapshot,
 )
-from metarl.runs.shipping import prune_run
-from metarl.runs.versions import versions
+from .shipping import prune_run
+from .versions import versions
 
 __all__ = [
     "ATTEMPTS",

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl.errors import CheckpointError
-from metarl.runs import arrays, documents, files
-from metarl.runs.arrays import Array
-from metarl.runs.faults import fault_point
-from metarl.runs.versions import versions
+
+from . import arrays, documents, files
+from .arrays import Array
+from .faults import fault_point
+from .versions import versions
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

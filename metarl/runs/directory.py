@@ -17,14 +17,15 @@ from typing import Any, Self
 
 from metarl.errors import CheckpointError, NonFiniteError, RunWarning, SaveError
 from metarl.log import Log, Settings
-from metarl.runs import documents, files, lock
-from metarl.runs.checkpoint import Best, Snapshot, directory_name, write_checkpoint
-from metarl.runs.failures import keep_failure
-from metarl.runs.faults import fault_point
-from metarl.runs.layout import BEST, CHECKPOINTS
-from metarl.runs.metrics import METRICS, cut_metrics
-from metarl.runs.survey import explain, survey
-from metarl.runs.versions import changes
+
+from . import documents, files, lock
+from .checkpoint import Best, Snapshot, directory_name, write_checkpoint
+from .failures import keep_failure
+from .faults import fault_point
+from .layout import BEST, CHECKPOINTS
+from .metrics import METRICS, cut_metrics
+from .survey import explain, survey
+from .versions import changes
 
 ATTEMPTS = 3  # consecutive failures to save before a run gives up
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from metarl.errors import NonFiniteError
-from metarl.runs import files
+
+from . import files
 
 MAX_DEPTH = 64
 MAX_BYTES = 256 << 20

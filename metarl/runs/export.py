@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import InputError
-from metarl.runs import arrays, files
+
+from . import arrays, files
 
 SUFFIXES = (".npz", ".safetensors")
 

@@ -4,7 +4,8 @@ import warnings
 from pathlib import Path
 
 from metarl.errors import NonFiniteError, RunWarning
-from metarl.runs import arrays, files
+
+from . import arrays, files
 
 
 def keep_failure(run: Path, name: str, error: NonFiniteError) -> Path | None:

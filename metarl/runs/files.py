@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from metarl.errors import SaveError
-from metarl.runs.faults import fault_point
+
+from .faults import fault_point
 
 TEMPORARY = ".tmp-"
 MAX_BYTES = 4 << 30

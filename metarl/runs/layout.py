@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from metarl.errors import InputError
-from metarl.runs.metrics import METRICS
+
+from .metrics import METRICS
 
 CONFIG = "config.json"
 BEST = "best.json"

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from metarl.errors import InputError
-from metarl.runs import documents
+
+from . import documents
 
 OWNER = "owner.json"
 _held: set[int] = set()  # descriptors of this process's locks

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import InputError
-from metarl.runs import documents, files
+
+from . import documents, files
 
 METRICS = "metrics.jsonl"
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import InputError, SaveError
-from metarl.runs import documents, files, lock
-from metarl.runs.directory import Run
-from metarl.runs.faults import fault_point
-from metarl.runs.layout import CHECKPOINTS, CONFIG, holds_run
-from metarl.runs.reading import read_config
+
+from . import documents, files, lock
+from .directory import Run
+from .faults import fault_point
+from .layout import CHECKPOINTS, CONFIG, holds_run
+from .reading import read_config
 
 
 def _input_error(path: Path, error: OSError | ValueError) -> InputError | SaveError:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl.errors import CheckpointError, InputError, RunWarning
-from metarl.runs import documents
-from metarl.runs.checkpoint import (
+
+from . import documents
+from .checkpoint import (
     Best,
     GoneError,
     Snapshot,
@@ -15,9 +16,9 @@ from metarl.runs.checkpoint import (
     directory_name,
     read_checkpoint,
 )
-from metarl.runs.layout import BEST, CHECKPOINTS, CONFIG, EVALUATION, checkpoints
-from metarl.runs.metrics import METRICS, read_metrics
-from metarl.runs.survey import belonging, check_owner, explain
+from .layout import BEST, CHECKPOINTS, CONFIG, EVALUATION, checkpoints
+from .metrics import METRICS, read_metrics
+from .survey import belonging, check_owner, explain
 
 SHOWN = 3  # of runs that a message names
 _TRIES = 100  # a writer replaces its checkpoints every few milliseconds at the very most

@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 from metarl.errors import InputError
-from metarl.runs import documents, files
-from metarl.runs.checkpoint import write_checkpoint
-from metarl.runs.layout import BEST, CHECKPOINTS, CONFIG, EVALUATION
-from metarl.runs.metrics import METRICS, thin_metrics
-from metarl.runs.reading import read_run
+
+from . import documents, files
+from .checkpoint import write_checkpoint
+from .layout import BEST, CHECKPOINTS, CONFIG, EVALUATION
+from .metrics import METRICS, thin_metrics
+from .reading import read_run
 
 
 def prune_run(

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import CheckpointError
-from metarl.runs.checkpoint import Checkpoint, read_checkpoint
-from metarl.runs.layout import checkpoints
+
+from .checkpoint import Checkpoint, read_checkpoint
+from .layout import checkpoints
 
 
 def belonging(path: Path, iteration: int, config: Mapping[str, Any]) -> Checkpoint:
