@@ -15,8 +15,8 @@ class Experiment:
     Attributes:
         name: as on the command line; its presets stand in ``presets/<name>.json``.
         family: names the modules ``configs.<family>`` (``Config``, ``EvaluateOptions``; no torch),
-            ``<family>`` (``build(config, machine)``) and ``plots.<family>`` (``figures(runs,
-            curves)``, ``beside(runs)``, ``notes(runs)``).
+            ``<family>.learner`` (``build(config, machine)``) and ``plots.<family>``
+            (``figures(runs, curves)``, ``beside(runs)``, ``notes(runs)``).
         summary: one line.
         job_minutes: what ``make train`` trains for; None runs the preset to its end.
     """
@@ -32,7 +32,7 @@ class Experiment:
 
     def learner(self) -> ModuleType:
         """Module with ``build(config, machine)``."""
-        return importlib.import_module(f".{self.family}", __package__)
+        return importlib.import_module(f".{self.family}.learner", __package__)
 
     def plots(self) -> ModuleType:
         """Module with ``figures``, and what else ``metarl report`` puts on the page."""

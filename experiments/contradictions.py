@@ -1,4 +1,4 @@
-"""Options that exclude each other, or do nothing together."""
+"""Options of any family that exclude each other, or do nothing together."""
 
 import warnings
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from typing import Any
 
 from metarl.errors import InputError, RunWarning
 
-from .configs.rl import Config
 from .options import value_of
 
 
@@ -28,76 +27,6 @@ def check_inner_options(config: Any, trained_steps: int) -> None:
         raise InputError("--lr-per-step: goes with --learned-lr tensor or element")
 
 
-def check_options(config: Config) -> None:
-    """Refuse options of meta-policies that contradict each other.
-
-    Raises:
-        InputError: naming the option to change.
-    """
-    check_inner_options(config, config.inner_steps)
-    if config.sampling_correction != "off" and config.update == "promp":
-        raise InputError("--sampling-correction: goes with --update trpo or adam")
-    if config.inner_steps > 0 and config.evaluation_lr is not None:
-        raise InputError(
-            "--evaluation-lr: goes with --inner-steps 0; a trained inner loop keeps its step size"
-        )
-    if config.learned_lr == "signal" and config.inner_lr == 0:
-        raise InputError("--inner-lr: --learned-lr signal measures steps, which need one above 0")
-    if config.signal_after and config.learned_lr != "signal":
-        raise InputError("--signal-after: goes with --learned-lr signal")
-    if config.min_std > config.init_std:
-        raise InputError(
-            f"--min-std {config.min_std:g}: is above --init-std {config.init_std:g}, and below its "
-            "floor a standard deviation does not learn"
-        )
-    check_range("--env.task-range", config.env.task_range)
-
-
-def warn_of_options(config: Config) -> None:
-    """Warn of options that are valid and yet do nothing together."""
-    if config.learned_lr == "signal" and 0 < config.iterations <= config.signal_after:
-        warnings.warn(
-            f"--signal-after {config.signal_after} is not reached within --iterations "
-            f"{config.iterations}: all step sizes stay at {config.inner_lr:g}",
-            RunWarning,
-            stacklevel=2,
-        )
-
-
-# What the meta-updates do not read.
-UNUSED = {
-    "trpo": ("--lr", "--epochs", "--clip"),
-    "adam": ("--max-kl", "--cg-steps", "--fisher-fraction", "--epochs", "--clip"),
-    "promp": ("--cg-steps", "--fisher-fraction"),
-}
-
-
-def warn_of_unused(argv: Sequence[str], config: Any) -> None:
-    """Warn of options given that the meta-update does not read.
-
-    Args:
-        argv: the options given.
-        config: any family's; those of policies have several updates.
-    """
-    if not isinstance(config, Config):
-        return
-    for name in UNUSED[config.update]:
-        if value_of(argv, name) is not None:
-            text = f"{name} has no effect under --update {config.update}"
-            warnings.warn(text, RunWarning, stacklevel=2)
-
-
-def warn_of_standing_still(config: Config, metrics: dict[str, Any]) -> None:
-    """Warn where no task takes an inner step, since none has anything left to gain."""
-    if config.best_reward is not None and config.inner_steps and metrics["inner_grad_norm"] == 0:
-        warnings.warn(
-            f"no task takes an inner step: their mean rewards are at least --best-reward "
-            f"{config.best_reward:g}, the best that a time step is said to earn",
-            RunWarning,
-            stacklevel=2,
-        )
-
-
 def warn_of_initial_values(argv: Sequence[str], config: Any, *, step_sizes: bool) -> None:
     """Warn of options that were given for initial values which --from brings.
 
@@ -112,13 +41,3 @@ def warn_of_initial_values(argv: Sequence[str], config: Any, *, step_sizes: bool
         if value_of(argv, name) is not None:
             text = f"{name} has no effect: the checkpoint of --from has its own values"
             warnings.warn(text, RunWarning, stacklevel=2)
-
-
-def check_range(option: str, given: tuple[float, float] | None) -> None:
-    """Refuse a range without width.
-
-    Raises:
-        InputError: naming the option.
-    """
-    if given is not None and not given[0] < given[1]:
-        raise InputError(f"{option} {given[0]:g} {given[1]:g}: low must be below high")

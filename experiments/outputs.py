@@ -9,7 +9,7 @@ from metarl.runs.layout import BEST, CHECKPOINTS, CONFIG, holds_run
 from metarl.runs.lock import OWNER
 from metarl.runs.metrics import METRICS
 
-from .shipped import is_shipped
+from .evaluation.shipped import is_shipped
 
 
 def output(value: str | Path) -> Path:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from metarl.errors import InputError, MetarlError, NoDataError
 
-from .documents import documents, figures, fill
-from .shipped import ROOT, check_run, evaluate_shipped, evaluations, ship, shipped
+from .evaluation.shipped import ROOT, check_run, evaluate_shipped, evaluations, ship, shipped
+from .reporting.documents import documents, figures, fill
 
 
 def evaluate_group(group: str) -> None:

@@ -25,7 +25,7 @@ from metarl_experiments.bench.navigation import navigation_bench
 from metarl_experiments.bench.sampler import sampler_bench
 from metarl_experiments.configs.rl import Config
 from metarl_experiments.machine import Machine
-from metarl_experiments.rl import PolicyLearner
+from metarl_experiments.rl.learner import PolicyLearner
 
 EAGER = Machine(device="cpu", compile="off")
 

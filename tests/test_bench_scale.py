@@ -11,8 +11,8 @@ from ranks import on_ranks
 
 from metarl.distributed import Ranks
 from metarl_experiments.bench.beside.ranks import iterations
+from metarl_experiments.bench.beside.scaling import Costs, costs, largest_of, seconds
 from metarl_experiments.bench.scale import scale_bench
-from metarl_experiments.scaling import Costs, costs, largest_of, seconds
 from metarl_experiments.tables import benches
 
 # Twice as long is longer than ranks wait before they ask after each other.

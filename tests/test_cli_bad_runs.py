@@ -12,9 +12,9 @@ from commands import refuse, succeed, train_small
 from runs_at import contents, newest, seal
 
 from metarl.runs import arrays, load_checkpoint
-from metarl_experiments import shipped
 from metarl_experiments.__main__ import main
-from metarl_experiments.evaluations import check_evaluation
+from metarl_experiments.evaluation import shipped
+from metarl_experiments.evaluation.evaluations import check_evaluation
 
 Change = Callable[[Path], object]
 

@@ -17,19 +17,19 @@ from commands import refuse, succeed, train_small
 
 from metarl.errors import InputError, RunWarning, SaveError
 from metarl.runs import open_run, read_config, read_json
-from metarl_experiments import shipped
 from metarl_experiments.__main__ import main
 from metarl_experiments.catalog import EXPERIMENTS
 from metarl_experiments.commands.evaluate import comparison
-from metarl_experiments.comparison import check_comparable, compare
 from metarl_experiments.configs.rl import EnvConfig
-from metarl_experiments.evaluate import default_file, load
-from metarl_experiments.evaluations import FIELDS, check_evaluation
+from metarl_experiments.evaluation import shipped
+from metarl_experiments.evaluation.comparison import check_comparable, compare
+from metarl_experiments.evaluation.evaluate import default_file, load
+from metarl_experiments.evaluation.evaluations import FIELDS, check_evaluation
 from metarl_experiments.options import preset_config
 from metarl_experiments.plots.curves import Curve, adaptation_curves
 from metarl_experiments.plots.style import COLOURS, PALETTES
-from metarl_experiments.report import report, rows_of
-from metarl_experiments.together import seeds_together
+from metarl_experiments.reporting.report import report, rows_of
+from metarl_experiments.reporting.together import seeds_together
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,9 @@ def test_compare_is_paired_and_covers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["mean"][0] == pytest.approx(effect.mean())
     assert found["low"][0] == pytest.approx(effect.mean() - half, abs=0.2 * half)
     assert found["high"][0] == pytest.approx(effect.mean() + half, abs=0.2 * half)
-    monkeypatch.setattr("metarl_experiments.comparison.BLOCK", 300)  # a resample at a time
+    monkeypatch.setattr(
+        "metarl_experiments.evaluation.comparison.BLOCK", 300
+    )  # a resample at a time
     again = compare(evaluation(tasks + effect), evaluation(tasks))
     assert again["low"] + again["high"] == pytest.approx(found["low"] + found["high"], rel=1e-12)
     monkeypatch.undo()
@@ -488,7 +490,7 @@ def test_a_run_that_may_not_be_written_to_is_reported(
         raise SaveError(f"could not write to {path}: Read-only file system (EROFS)")
 
     (run / "evaluation.json").unlink(missing_ok=True)
-    monkeypatch.setattr("metarl_experiments.report.write_json", refused)
+    monkeypatch.setattr("metarl_experiments.reporting.report.write_json", refused)
     with pytest.warns(RunWarning, match="the page has it all the same"):
         page = report([run], tmp_path / "page")
     assert page.exists()
@@ -616,7 +618,7 @@ def test_report_is_refused_before_the_work(
     def work(*_: Any) -> Any:
         raise AssertionError
 
-    monkeypatch.setattr("metarl_experiments.report.evaluation_of", work)
+    monkeypatch.setattr("metarl_experiments.reporting.report.evaluation_of", work)
     (tmp_path / "file").touch()
     line = refuse(capfd, 4, "report", str(run), f"--out={tmp_path / 'file' / 'page'}")
     assert str(tmp_path / "file") in line

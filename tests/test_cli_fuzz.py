@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from runs_at import contents
 
 from metarl.errors import MetarlError
-from metarl_experiments import opening, train_options
 from metarl_experiments.__main__ import main
 from metarl_experiments.catalog import EXPERIMENTS
+from metarl_experiments.training import opening, options
 
 
 class ValidError(MetarlError):
@@ -39,8 +39,8 @@ OPTIONS = sorted(
     {
         name
         for experiment in NAMES
-        for name in train_options._flat(
-            asdict(train_options.TrainOptions(EXPERIMENTS[experiment].configs().Config()))
+        for name in options._flat(
+            asdict(options.TrainOptions(EXPERIMENTS[experiment].configs().Config()))
         )
     }
 )

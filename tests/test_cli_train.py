@@ -20,7 +20,7 @@ from metarl_experiments import machine
 from metarl_experiments.__main__ import main
 from metarl_experiments.commands import train
 from metarl_experiments.options import find_experiment, overlay, preset_config
-from metarl_experiments.train_options import TrainOptions
+from metarl_experiments.training.options import TrainOptions
 
 
 def test_run_directory_holds_what_it_should(

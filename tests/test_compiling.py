@@ -13,10 +13,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import metarl
 from metarl import InnerLoop, mean_over_tasks, meta_gradient
 from metarl.compiling import compile_chunks, compile_products, compiler_present
+from metarl.compiling.products import PRODUCTS, use_onednn
+from metarl.compiling.stages import split_stages
 from metarl.mapping import each
 from metarl.params import Params
-from metarl.products import PRODUCTS, use_onednn
-from metarl.stages import split_stages
 
 mm = PRODUCTS[torch.ops.aten.mm.default]
 addmm = PRODUCTS[torch.ops.aten.addmm.default]
@@ -60,7 +60,9 @@ def test_few_columns_become_few_rows(a_transposed: bool, b_transposed: bool) -> 
 def test_large_products_are_left_to_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     c, a, b = (m.float() for m in matrices((5,), (4000, 100), (100, 5)))
     for present in (True, False):
-        monkeypatch.setattr("metarl.products.onednn_present", lambda present=present: present)
+        monkeypatch.setattr(
+            "metarl.compiling.products.onednn_present", lambda present=present: present
+        )
         with torch.no_grad():
             assert (mm(a, b) is NotImplemented) == present
             assert (addmm(c, a, b) is NotImplemented) == present
@@ -257,7 +259,7 @@ def test_a_compiler_is_entered_by_one_thread_only(monkeypatch: pytest.MonkeyPatc
         entered.append(threading.current_thread())
         return graph
 
-    monkeypatch.setattr(metarl.compiling, "_compile", compile_here)
+    monkeypatch.setattr(metarl.compiling.chunks, "_compile", compile_here)
     monkeypatch.setattr(metarl.mapping, "compiler_present", lambda: True)
 
     def loss(theta: Params, data: Tensor) -> tuple[Tensor, Tensor]:

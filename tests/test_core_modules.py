@@ -132,7 +132,7 @@ def test_mapped_modules_equal_plain_autograd(name: str, monkeypatch: pytest.Monk
         bare = gradient(lambda p, x: functional_call(module, p, (x,)), params, "vmap")
         assert rel(bare, truth) < 1e-12
         # Mutant: torch's fused norms under vmap, silently wrong in the second derivative.
-        monkeypatch.setattr("metarl.elementary._ELEMENTARY", {})
+        monkeypatch.setattr("metarl.elementary.mode._ELEMENTARY", {})
         assert rel(gradient(apply, params, "vmap"), truth) > 1e-4
 
 
@@ -156,7 +156,7 @@ def test_padding_rows_of_an_embedding_are_constants(monkeypatch: pytest.MonkeyPa
     assert not one["0.weight"][0].any()
     assert rel(flat(list(mapped.values())), flat(list(one.values()))) < 1e-12
     # Mutant: torch's own second derivative trains the row.
-    monkeypatch.setattr("metarl.elementary._ELEMENTARY", {})
+    monkeypatch.setattr("metarl.elementary.mode._ELEMENTARY", {})
     assert slopes("vmap")["0.weight"][0].abs().max() > 1e-4
 
 

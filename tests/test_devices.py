@@ -18,7 +18,7 @@ from metarl.errors import InputError
 from metarl_experiments.__main__ import main
 from metarl_experiments.configs.rl import Config, EnvConfig
 from metarl_experiments.machine import Machine
-from metarl_experiments.rl import PolicyLearner
+from metarl_experiments.rl.learner import PolicyLearner
 
 COMMON = ["--compile=off", "--threads=1", "--mapping=vmap", "--meta-batch=2", "--iterations=2"]
 COMMON += ["--log-every=1", "--validate-every=2", "--validation-tasks=2"]
@@ -103,8 +103,8 @@ def left_on_the_cpu(make: Callable[..., Any], *args: Any) -> Any:
 @pytest.mark.parametrize(
     ("learner", "place", "mutant"),
     [
-        ("sinusoid", "metarl_experiments.sinusoid_tasks.sample_points", on_the_cpu),
-        ("images", "metarl_experiments.image_tasks.gather_episodes", on_the_cpu),
+        ("sinusoid", "metarl_experiments.sinusoid.tasks.sample_points", on_the_cpu),
+        ("images", "metarl_experiments.images.tasks.gather_episodes", on_the_cpu),
         ("navigation", "metarl.rl.sampler.action_noise", left_on_the_cpu),
     ],
 )
@@ -142,7 +142,7 @@ def test_numbers_that_are_not_finite(
         out = tmp_path / learner
         argv = [*LEARNERS[learner], f"--out={out}", f"--device={NAME}"]
         with another_device(monkeypatch):
-            monkeypatch.setattr("metarl_experiments.descent._norm", lambda *_: math.nan)
+            monkeypatch.setattr("metarl_experiments.training.descent._norm", lambda *_: math.nan)
             assert main(["train", *argv]) == 5, capfd.readouterr().err
         assert list((out / "failures").glob("*.npz"))
 

@@ -9,7 +9,7 @@ from images_data import glyphs
 
 from metarl_experiments.__main__ import main
 from metarl_experiments.options import find_experiment
-from metarl_experiments.train_options import fresh
+from metarl_experiments.training.options import fresh
 
 TINY = {
     "sinusoid": SMALL,
@@ -72,7 +72,7 @@ def test_commands_of_a_page_run(
         name, _, rest = code.partition("\n")
         if name.endswith(".py"):
             (tmp_path / name.removeprefix("# ")).write_text(rest)
-    monkeypatch.setattr("metarl_experiments.image_tasks.load_omniglot", lambda _: glyphs(1623))
+    monkeypatch.setattr("metarl_experiments.images.tasks.load_omniglot", lambda _: glyphs(1623))
     for argv in commands(page):
         if argv[:2] == ["train", "mini-imagenet"]:
             fresh(find_experiment(argv[1]), argv[2:])

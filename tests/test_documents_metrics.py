@@ -10,7 +10,7 @@ from documents import TOP, keys
 from images_data import glyphs
 
 from metarl_experiments.__main__ import main
-from metarl_experiments.evaluations import FIELDS
+from metarl_experiments.evaluation.evaluations import FIELDS
 
 GLOSSARY = keys(TOP / "docs" / "metrics.md")
 SECTIONS = ("metrics.jsonl", "evaluation.json")
@@ -37,7 +37,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     top = tmp_path_factory.mktemp("runs")
     found: dict[str, set[str]] = {"metrics": set(), "evaluation": set(), "variants": set()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metarl_experiments.image_tasks.load_omniglot", lambda _: glyphs(1623))
+        patch.setattr("metarl_experiments.images.tasks.load_omniglot", lambda _: glyphs(1623))
         for number, (experiment, options) in enumerate(RUNS):
             run = top / str(number)
             assert main(["train", experiment, f"--out={run}", *options]) == 0

@@ -78,7 +78,7 @@ def test_damaged_archive_ends_before_anything_is_created(
         load_omniglot(root, parts=parts, cache=tmp_path / "cache")
         return glyphs(1623)
 
-    monkeypatch.setattr("metarl_experiments.image_tasks.load_omniglot", load)
+    monkeypatch.setattr("metarl_experiments.images.tasks.load_omniglot", load)
     archive = write_archives(tmp_path / "data", parts)[1]
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
@@ -114,7 +114,7 @@ def test_mini_imagenet_trains_and_is_evaluated(
         images = rng.integers(0, 256, (classes, 17, 3, 84, 84), dtype=np.uint8)
         return ImageClasses(images, tuple(map(str, range(classes))))
 
-    monkeypatch.setattr("metarl_experiments.image_tasks.load_mini_imagenet", load)
+    monkeypatch.setattr("metarl_experiments.images.tasks.load_mini_imagenet", load)
     monkeypatch.setenv("METARL_DATA", "there")
     assert "mini-imagenet has 16 validation" in refuse(capfd, 2, *argv, "--ways=17")
     assert list(tmp_path.iterdir()) == []

@@ -13,9 +13,9 @@ from torch.nn import functional
 from metarl import Params, split_rates, stream, torch_stream
 from metarl.images import SPLITS, at_step
 from metarl_experiments.configs.images import Config, EvaluateOptions
-from metarl_experiments.image_curves import MODES
-from metarl_experiments.image_tasks import Tasks
-from metarl_experiments.images import ImagesLearner
+from metarl_experiments.images.curves import MODES
+from metarl_experiments.images.learner import ImagesLearner
+from metarl_experiments.images.tasks import Tasks
 
 DOUBLE = replace(MACHINE, dtype="float64")
 FEW = EvaluateOptions(tasks=3, steps=4)
@@ -124,7 +124,7 @@ def test_curves_equal_an_independent_reference(name: str) -> None:
         assert float(curve.loss[0, i]) == pytest.approx(float(own.detach()), rel=1e-12)
 
 
-CURVE_FAULTS = "metarl_experiments.image_curves"
+CURVE_FAULTS = "metarl_experiments.images.curves"
 FAULTS: dict[str, tuple[str, Any]] = {
     # A query is normalised as in the step that comes, not as in the last one taken.
     "row of the query": ("at_step", lambda query, k, **options: at_step(query, k + 1, **options)),

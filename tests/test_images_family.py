@@ -13,18 +13,18 @@ from metarl import from_module, split_rates, stream, torch_stream
 from metarl.compiling import compiler_present
 from metarl.errors import InputError, NonFiniteError
 from metarl.images import SPLITS, ImageClasses, omniglot_split, sample_episodes
-from metarl_experiments import image_tasks
 from metarl_experiments.bench.omniglot import as_kernel, gradient, loop_gradient
 from metarl_experiments.configs.bounds import check_ranges
 from metarl_experiments.configs.images import Config, EvaluateOptions
-from metarl_experiments.evaluate import Loaded
-from metarl_experiments.image_curves import MODES
-from metarl_experiments.image_tasks import Source, Tasks, build_net
-from metarl_experiments.images import ImagesLearner, build, step_weights
+from metarl_experiments.evaluation.evaluate import Loaded
+from metarl_experiments.images import tasks
+from metarl_experiments.images.curves import MODES
+from metarl_experiments.images.learner import ImagesLearner, build, step_weights
+from metarl_experiments.images.tasks import Source, Tasks, build_net
 from metarl_experiments.machine import Machine, resolve
 from metarl_experiments.options import find_experiment, preset_config
 from metarl_experiments.plots import images
-from metarl_experiments.train_options import fresh
+from metarl_experiments.training.options import fresh
 
 Mode = Literal["transductive", "support", "per_step"]
 SMALL = Config(net="dense", meta_batch=3, validation_tasks=4, log_every=2, inner_lr=0.5)
@@ -43,7 +43,7 @@ def learner_of(config: Config, monkeypatch: pytest.MonkeyPatch) -> ImagesLearner
         assert root != "gone"
         return glyphs(1623)
 
-    monkeypatch.setattr("metarl_experiments.image_tasks.load_omniglot", load)
+    monkeypatch.setattr("metarl_experiments.images.tasks.load_omniglot", load)
     return build(config, MACHINE)
 
 
@@ -101,13 +101,13 @@ def test_splits_do_not_meet(learner: ImagesLearner) -> None:
 def gathered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[str, ...], int]]:
     """Grows as images are gathered: names of the classes drawn from, and number of tasks."""
     found: list[tuple[tuple[str, ...], int]] = []
-    gather = image_tasks.gather_episodes
+    gather = tasks.gather_episodes
 
     def recorded(data: ImageClasses, index: Any, **options: Any) -> Any:
         found.append((data.names, len(index.classes)))
         return gather(data, index, **options)
 
-    monkeypatch.setattr(image_tasks, "gather_episodes", recorded)
+    monkeypatch.setattr(tasks, "gather_episodes", recorded)
     return found
 
 
@@ -137,7 +137,7 @@ def test_each_purpose_draws_from_its_own_split(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "most"), [("image_curves.AT_ONCE", 2, 2), ("memory.HELD", 1, 1)]
+    ("name", "value", "most"), [("images.curves.AT_ONCE", 2, 2), ("memory.HELD", 1, 1)]
 )
 def test_images_of_few_tasks_are_held_at_once(
     name: str, value: int, most: int, learner: ImagesLearner, monkeypatch: pytest.MonkeyPatch

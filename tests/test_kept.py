@@ -10,7 +10,8 @@ import torch
 from oracles import sinusoids
 from torch import Tensor
 
-from metarl import InnerLoop, adapt_tasks, adaptation_curve, compiling, mean_over_tasks, meta_loss
+from metarl import InnerLoop, adapt_tasks, adaptation_curve, mean_over_tasks, meta_loss
+from metarl.compiling import chunks
 from metarl.gauss_newton import GaussNewton
 from metarl.kept import kept
 from metarl.params import Params
@@ -56,8 +57,8 @@ def test_a_compiled_one_gives_the_same_object() -> None:
 def test_a_number_that_changes_is_told_and_programs_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(compiling, "_MANY", 3)
-    monkeypatch.setattr(compiling, "_FORMS", 5)
+    monkeypatch.setattr(chunks, "_MANY", 3)
+    monkeypatch.setattr(chunks, "_FORMS", 5)
     built = []
 
     def build(read: Any, tensors: list[Tensor]) -> Any:
@@ -65,7 +66,7 @@ def test_a_number_that_changes_is_told_and_programs_are_bounded(
         built.append(number)
         return lambda *given: number * given[0]
 
-    run, ready = compiling._per_form(build)
+    run, ready = chunks._per_form(build)
     x = torch.ones(())
     for number in range(3):
         assert float(run(x, (x, number))) == number

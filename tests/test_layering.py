@@ -73,6 +73,34 @@ def violations(name: str, imported: set[str]) -> set[str]:
     return bad
 
 
+# Folders of the experiments, from the ground up; those of one floor do not know each other.
+FLOORS = (
+    ("evaluation",),
+    ("training",),
+    ("rl", "sinusoid", "images"),
+    ("plots",),
+    ("reporting",),
+    ("commands",),
+)
+FLOOR = {
+    f"metarl_experiments.{folder}": (number, folder)
+    for number, folders in enumerate(FLOORS)
+    for folder in folders
+}
+
+
+def climbs(name: str, imported: set[str]) -> set[str]:
+    """Imports of module `name` of the experiments from a floor above, or from beside it."""
+    own = within(name, tuple(FLOOR))
+    if own is None:
+        return set()
+    number, folder = FLOOR[own]
+    theirs = {other: FLOOR[room] for other in imported if (room := within(other, tuple(FLOOR)))}
+    return {
+        other for other, (n, f) in theirs.items() if n > number or (n == number and f != folder)
+    }
+
+
 FILES = [path for folder in FOLDERS for path in sorted((TOP / folder).rglob("*.py"))]
 
 
@@ -96,6 +124,21 @@ def test_arrows_point_down() -> None:
         if bad:
             found[name] = bad
     assert found == {}
+
+
+def test_experiments_stand_on_what_is_below_them() -> None:
+    named = {path: module_name(path, TOP) for path in FILES}
+    found = {name: climbs(name, imports(path, name)) for path, name in named.items()}
+    assert {name: bad for name, bad in found.items() if bad} == {}
+    assert climbs("metarl_experiments.evaluation.x", {"metarl_experiments.rl.learner"})
+    assert climbs("metarl_experiments.images.x", {"metarl_experiments.rl.learner"})
+    assert not climbs("metarl_experiments.rl.x", {"metarl_experiments.rl.learner"})
+    folders = {path.parent.name for path in (TOP / "experiments").glob("*/__init__.py")}
+    assert folders == {folder for floor in FLOORS for folder in floor} | {
+        "bench",
+        "configs",
+        "tables",
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ from spies import recorded
 from toy import Silent, Toy
 
 from metarl.runs import open_run, read_best, read_json, read_metrics
-from metarl_experiments.comparison import compare
 from metarl_experiments.configs.rl import Config
-from metarl_experiments.evaluate import load
-from metarl_experiments.evaluations import FIELDS, digest
+from metarl_experiments.evaluation.comparison import compare
+from metarl_experiments.evaluation.evaluate import load
+from metarl_experiments.evaluation.evaluations import FIELDS, digest
 from metarl_experiments.family import Metrics, State
 from metarl_experiments.plots.diagnostics import diagnostics
-from metarl_experiments.report import evaluation_of
-from metarl_experiments.train import STALLED_RECORDS, Outcome, Plan, train
+from metarl_experiments.reporting.report import evaluation_of
+from metarl_experiments.training.loop import STALLED_RECORDS, Outcome, Plan, train
 
 PLAN = Plan(iterations=30, log_every=1, validate_every=10, checkpoint_seconds=1e6)
 

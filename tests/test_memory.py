@@ -168,7 +168,7 @@ def test_training_says_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     _, reporter = go(tmp_path / "run", Toy())
     assert reporter.said[0].startswith("memory at its peak: about ")
     assert not any(line.startswith("warning: memory") for line in reporter.said)
-    monkeypatch.setattr("metarl_experiments.keeping.FACTOR", 0.1)
+    monkeypatch.setattr("metarl_experiments.training.keeping.FACTOR", 0.1)
     _, reporter = go(tmp_path / "again", Toy())
     assert sum("warning: memory at its peak was" in line for line in reporter.said) == 1
 

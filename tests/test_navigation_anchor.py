@@ -6,7 +6,7 @@ import numpy as np
 
 from metarl_experiments.configs.rl import Config, EnvConfig
 from metarl_experiments.machine import Machine
-from metarl_experiments.rl import PolicyLearner
+from metarl_experiments.rl.learner import PolicyLearner
 
 MACHINE = Machine("cpu", "float32", 1, "vmap", "off")
 # All that the score depends on stands here: presets may be tuned without moving it.

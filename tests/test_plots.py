@@ -12,7 +12,7 @@ from spies import recorded
 
 from metarl_experiments.configs.rl import Config
 from metarl_experiments.configs.sinusoid import EvaluateOptions
-from metarl_experiments.evaluate import load
+from metarl_experiments.evaluation.evaluate import load
 from metarl_experiments.plots.curves import Curve, adaptation_curves, learning_curves
 from metarl_experiments.plots.diagnostics import diagnostics
 from metarl_experiments.plots.paths import paths
@@ -25,7 +25,7 @@ from metarl_experiments.plots.style import (
     log_scale,
     plain_number,
 )
-from metarl_experiments.report import labels
+from metarl_experiments.reporting.report import labels
 
 
 @pytest.fixture(scope="module")

@@ -16,17 +16,18 @@ from PIL import Image
 import metarl
 from metarl.rl.distributions import Gaussian
 from metarl.rl.rollout import Rollout
-from metarl_experiments import report, video
-from metarl_experiments.cells import words
 from metarl_experiments.configs.rl import Config, EvaluateOptions
-from metarl_experiments.episodes import learner_of, play, spread_tasks
-from metarl_experiments.evaluate import Loaded, load
+from metarl_experiments.evaluation.evaluate import Loaded, load
 from metarl_experiments.options import find_experiment, overlay, preset_config
 from metarl_experiments.plots import rl
 from metarl_experiments.plots.curves import Curve, summed
 from metarl_experiments.plots.diagnostics import accepted_share, diagnostics
 from metarl_experiments.plots.paths import half_width, positions
 from metarl_experiments.plots.tasks import against_task, before_after
+from metarl_experiments.reporting import report
+from metarl_experiments.rl import video
+from metarl_experiments.rl.cells import words
+from metarl_experiments.rl.episodes import learner_of, play, spread_tasks
 
 TINY = ("--compile=off", "--device=cpu", "--threads=1", "--hidden", "4", "--episodes=2")
 TINY += ("--meta-batch=2", "--validation-tasks=2", "--evaluation-episodes=2", "--iterations=2")

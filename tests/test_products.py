@@ -6,9 +6,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from metarl import products
-from metarl.compiling import compile_chunks, compiler_present
-from metarl.linear import onednn_present
+from metarl.compiling import compile_chunks, compiler_present, onednn_present, products
 
 pytestmark = pytest.mark.skipif(not onednn_present(), reason="no oneDNN with AVX-512")
 

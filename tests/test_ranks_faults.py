@@ -17,8 +17,8 @@ from workloads import ending, glyphs_for_images
 
 from metarl.errors import SaveError
 from metarl.runs import faults
-from metarl_experiments import sinusoid, sinusoid_tasks
 from metarl_experiments.__main__ import main
+from metarl_experiments.sinusoid import learner, tasks
 
 LONG = changed(SINUSOID, "--iterations=10", "--checkpoint-seconds=0.05")
 
@@ -126,14 +126,14 @@ def test_numbers_that_are_not_finite_on_one_rank(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def spoil() -> None:
-        draw = sinusoid_tasks.sample_points
+        draw = tasks.sample_points
 
         def drawn(*args: object, **options: object) -> object:
             points = draw(*args, **options)  # type: ignore[arg-type]
             points.y[4] = torch.nan
             return points
 
-        sinusoid_tasks.sample_points = drawn  # type: ignore[assignment]
+        tasks.sample_points = drawn  # type: ignore[assignment]
 
     assert spoilt(1, spoil, SINUSOID, tmp_path / "run") == [5, 5]
     lines = sorted(said(capfd))
@@ -158,15 +158,15 @@ def test_one_rank_fails_while_sampling(tmp_path: Path, capfd: pytest.CaptureFixt
 
 def test_ranks_with_other_parameters(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def spoil() -> None:
-        init = sinusoid.SinusoidLearner.init
+        init = learner.SinusoidLearner.init
 
-        def other(self: sinusoid.SinusoidLearner, seed: int) -> object:
+        def other(self: learner.SinusoidLearner, seed: int) -> object:
             state = init(self, seed)
             with torch.no_grad():
                 state.params["layers.0.bias"][0] += 1e-6
             return state
 
-        sinusoid.SinusoidLearner.init = other  # type: ignore[assignment]
+        learner.SinusoidLearner.init = other  # type: ignore[assignment]
 
     assert spoilt(1, spoil, SINUSOID, tmp_path / "run") == [6, 6]
     assert "rank 1 has other parameters than rank 0" in capfd.readouterr().err
@@ -178,7 +178,7 @@ def test_ranks_with_other_data(
     glyphs_for_images(monkeypatch)
 
     def spoil() -> None:
-        from metarl_experiments import image_tasks
+        from metarl_experiments.images import tasks as image_tasks
 
         load = image_tasks.load_omniglot
 

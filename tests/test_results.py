@@ -11,13 +11,15 @@ import pytest
 from commands import train_small
 
 from metarl.errors import InputError, NoDataError
-from metarl_experiments import documents, results, shipped
+from metarl_experiments import results
 from metarl_experiments.catalog import EXPERIMENTS, package_data
-from metarl_experiments.documents import fill
-from metarl_experiments.drawings import drawings
+from metarl_experiments.evaluation import shipped
+from metarl_experiments.evaluation.shipped import check_run, evaluations, ship
 from metarl_experiments.family import mean_and_ci95
+from metarl_experiments.reporting import documents
+from metarl_experiments.reporting.documents import fill
+from metarl_experiments.reporting.drawings import drawings
 from metarl_experiments.results import main
-from metarl_experiments.shipped import check_run, evaluations, ship
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from metarl_experiments.__main__ import main
 from metarl_experiments.catalog import EXPERIMENTS
 from metarl_experiments.configs.bounds import check_ranges
 from metarl_experiments.configs.rl import Config, EnvConfig, EvaluateOptions
-from metarl_experiments.environments import make_sampler, paper_tasks
 from metarl_experiments.machine import Machine
 from metarl_experiments.options import preset_config
-from metarl_experiments.rl import PolicyLearner
+from metarl_experiments.rl.environments import make_sampler, paper_tasks
+from metarl_experiments.rl.learner import PolicyLearner
 
 TINY = [
     "--compile=off",

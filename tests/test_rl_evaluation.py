@@ -15,8 +15,8 @@ from metarl.rl.distributions import log_prob
 from metarl.rl.weighting import Weighting
 from metarl_experiments.configs.rl import Config, EnvConfig, EvaluateOptions
 from metarl_experiments.machine import Machine
-from metarl_experiments.protocol import evaluation
-from metarl_experiments.rl import VALIDATION_SEED, PolicyLearner
+from metarl_experiments.rl.learner import VALIDATION_SEED, PolicyLearner
+from metarl_experiments.rl.protocol import evaluation
 
 DOUBLE = Machine("cpu", "float64", 1, "auto", "off")
 SMALL = Config(

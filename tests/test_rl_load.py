@@ -28,10 +28,10 @@ from metarl.rl.distributions import Categorical, Gaussian
 from metarl.rl.one_task import one_task_sampler
 from metarl.runs import export_params, read_config
 from metarl_experiments.configs.rl import Config
-from metarl_experiments.environments import make_sampler
-from metarl_experiments.evaluate import load as load_learner
-from metarl_experiments.rl import PolicyLearner
-from metarl_experiments.shipped import ROOT, shipped
+from metarl_experiments.evaluation.evaluate import load as load_learner
+from metarl_experiments.evaluation.shipped import ROOT, shipped
+from metarl_experiments.rl.environments import make_sampler
+from metarl_experiments.rl.learner import PolicyLearner
 
 TINY = ("--compile=off", "--threads=1", "--hidden", "6", "--episodes=3", "--meta-batch=2")
 TINY += ("--validation-tasks=2", "--env.horizon=9", "--evaluation-episodes=5", "--seed=3")

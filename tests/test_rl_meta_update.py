@@ -10,8 +10,8 @@ from metarl.rl.clock import Clock
 from metarl_experiments.configs.rl import Config, EnvConfig
 from metarl_experiments.family import State
 from metarl_experiments.machine import Machine
-from metarl_experiments.meta_update import meta_update
-from metarl_experiments.rl import PolicyLearner
+from metarl_experiments.rl.learner import PolicyLearner
+from metarl_experiments.rl.meta_update import meta_update
 
 MACHINE = Machine("cpu", "float32", 1, "auto", "off")
 CONFIG = Config(
@@ -33,7 +33,7 @@ NOTHING: Any = None
 
 def test_trust_region_is_the_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = recorded(
-        monkeypatch, "metarl_experiments.meta_update.trpo_update", lambda *_, **__: ({}, {})
+        monkeypatch, "metarl_experiments.rl.meta_update.trpo_update", lambda *_, **__: ({}, {})
     )
     config, state = replace(CONFIG, update="trpo"), State({}, None, {"seed": 1})
     for iteration in (0, 2, 4):
@@ -51,7 +51,7 @@ def test_promp_takes_the_penalty_of_the_state_and_leaves_the_next(
     inner_kl = iter([0.02, 0.04])
     calls = recorded(
         monkeypatch,
-        "metarl_experiments.meta_update.promp_update",
+        "metarl_experiments.rl.meta_update.promp_update",
         lambda *_, **__: ({}, {"inner_kl": next(inner_kl)}),
     )
     state = PolicyLearner(CONFIG, MACHINE).init(0)

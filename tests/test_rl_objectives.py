@@ -21,7 +21,7 @@ from metarl.rl.objectives import policy_objectives
 from metarl.rl.old_policy import old_policy
 from metarl_experiments.configs.rl import Config, EnvConfig
 from metarl_experiments.machine import Machine
-from metarl_experiments.rl import PolicyLearner
+from metarl_experiments.rl.learner import PolicyLearner
 
 MAPPINGS = ("vmap", "chunk:1", "chunk:2")
 

@@ -16,10 +16,10 @@ from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.weighting import Weighting
 from metarl.runs import open_run
 from metarl_experiments.configs.rl import Config, EnvConfig, EvaluateOptions
-from metarl_experiments.environments import make_policy
 from metarl_experiments.machine import Machine
-from metarl_experiments.protocol import steps_and_episodes
-from metarl_experiments.rl import PolicyLearner
+from metarl_experiments.rl.environments import make_policy
+from metarl_experiments.rl.learner import PolicyLearner
+from metarl_experiments.rl.protocol import steps_and_episodes
 from metarl_experiments.state import snapshot
 
 MACHINE = Machine("cpu", "float32", 1, "auto", "off")
@@ -55,7 +55,7 @@ UNLIKE = replace(
     evaluation_steps=5,
     evaluation_episodes=7,
 )
-COLLECT = "metarl_experiments.rl.collect_meta_batch"
+COLLECT = "metarl_experiments.rl.learner.collect_meta_batch"
 WEIGHTING = Weighting(0.9, 0.8, True, inner_gae_lambda=0.6, best_reward=1.5)
 
 
@@ -73,7 +73,7 @@ def test_inner_loop_objectives_and_weights_are_as_configured(
     other: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(UNLIKE, **other)
-    made = recorded(monkeypatch, "metarl_experiments.rl.policy_objectives")
+    made = recorded(monkeypatch, "metarl_experiments.rl.learner.policy_objectives")
     learner = PolicyLearner(config, replace(MACHINE, recompute=True))
     assert replace(learner.inner, adapted=None) == InnerLoop(0.2, True, recompute=True)
     assert learner.weighting == WEIGHTING
@@ -115,7 +115,7 @@ def test_policy_is_as_configured(discrete: bool) -> None:
 
 def test_environments_and_samplers_are_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     env = EnvConfig(PLAIN.env.id, "gym", 6, (0.1, 0.2), sparse=True)
-    calls = recorded(monkeypatch, "metarl_experiments.environments.make_halves")
+    calls = recorded(monkeypatch, "metarl_experiments.rl.environments.make_halves")
     config = replace(PLAIN, env=env, observe_task=True)
     sampler = PolicyLearner(config, replace(MACHINE, exact=True)).sampler(4, 7, (0.3, 0.4))
     assert (sampler.episodes, sampler.horizon, sampler.exact) == (7, 6, True)
@@ -130,7 +130,7 @@ def test_an_iteration_takes_the_configured_steps_and_its_number(
 ) -> None:
     learner = PolicyLearner(UNLIKE, MACHINE)
     calls = recorded(monkeypatch, COLLECT)
-    updates = recorded(monkeypatch, "metarl_experiments.rl.meta_update")
+    updates = recorded(monkeypatch, "metarl_experiments.rl.learner.meta_update")
     learner.step(state := learner.init(0), 3)
     assert calls[0].options["inner_steps"] == 2
     assert updates[0].args[:4] == (UNLIKE, learner.objectives, state, 3)
@@ -169,8 +169,8 @@ def test_validation_tells_the_first_and_the_last_return(monkeypatch: pytest.Monk
 def test_step_sizes_are_measured_twice_on_tasks_of_each_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("metarl_experiments.step_sizes.BATCHES", 2)
-    calls = recorded(monkeypatch, "metarl_experiments.step_sizes.adapt_by_acting")
+    monkeypatch.setattr("metarl_experiments.rl.step_sizes.BATCHES", 2)
+    calls = recorded(monkeypatch, "metarl_experiments.rl.step_sizes.adapt_by_acting")
     learner = PolicyLearner(replace(PLAIN, learned_lr="signal"), MACHINE)
     learner.step(learner.init(0), 0)
     first, again, second, once_more = goals(calls)

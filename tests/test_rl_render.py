@@ -22,10 +22,10 @@ from metarl.errors import InputError
 from metarl.rl.distributions import Categorical, Distribution, Gaussian, sample
 from metarl.rl.noise import action_noise, draw_noise
 from metarl.rl.rollout import empty_rollout
-from metarl_experiments.cells import gauge_range, words
 from metarl_experiments.commands import render
-from metarl_experiments.episodes import learner_of, play
-from metarl_experiments.evaluate import load
+from metarl_experiments.evaluation.evaluate import load
+from metarl_experiments.rl.cells import gauge_range, words
+from metarl_experiments.rl.episodes import learner_of, play
 
 TINY = ("--compile=off", "--threads=1", "--hidden", "4", "--episodes=2", "--meta-batch=2")
 TINY += ("--validation-tasks=2", "--iterations=1", "--env.horizon=9")

@@ -14,7 +14,7 @@ from metarl.rl.old_policy import old_policy
 from metarl.rl.updates import trpo_update
 from metarl_experiments.configs.rl import Config, EnvConfig
 from metarl_experiments.machine import Machine
-from metarl_experiments.rl import PolicyLearner
+from metarl_experiments.rl.learner import PolicyLearner
 
 TOLERANCE = 1e-5  # of float32
 

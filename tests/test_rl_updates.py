@@ -26,7 +26,7 @@ from metarl.rl.updates import adam_update, next_penalty, promp_update, trpo_upda
 from metarl.rl.weighting import Weighting
 from metarl_experiments.configs.rl import Config
 from metarl_experiments.family import State
-from metarl_experiments.meta_update import meta_update
+from metarl_experiments.rl.meta_update import meta_update
 
 
 def dense_fisher(p: Problem) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 import metarl
 from metarl.errors import InputError, RunWarning
 from metarl_experiments.configs.rl import Config
-from metarl_experiments.rl import PolicyLearner
-from metarl_experiments.step_sizes import BATCHES
+from metarl_experiments.rl.learner import PolicyLearner
+from metarl_experiments.rl.step_sizes import BATCHES
 
 TASKS, ELEMENTS, LR = 40_000, 12, 0.3
 

@@ -13,8 +13,8 @@ from metarl_experiments.bench.sinusoid import gradient, loop_gradient, sinusoid_
 from metarl_experiments.configs.bounds import check_ranges
 from metarl_experiments.configs.sinusoid import Config, EvaluateOptions
 from metarl_experiments.machine import Machine
-from metarl_experiments.sinusoid import VALIDATION_SEED, SinusoidLearner
-from metarl_experiments.sinusoid_tasks import BLOCK, Episodes, Source
+from metarl_experiments.sinusoid.learner import VALIDATION_SEED, SinusoidLearner
+from metarl_experiments.sinusoid.tasks import BLOCK, Episodes, Source
 
 PLAIN = Machine("cpu", "float32", 1, "vmap", "off")
 DOUBLE = replace(PLAIN, dtype="float64")

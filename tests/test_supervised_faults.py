@@ -17,11 +17,11 @@ from metarl.supervised import Regression, mean_squared_error
 from metarl_experiments.__main__ import main
 from metarl_experiments.configs import images as images_config
 from metarl_experiments.configs import sinusoid as sinusoid_config
-from metarl_experiments.image_tasks import Tasks
-from metarl_experiments.images import ImagesLearner
+from metarl_experiments.images.learner import ImagesLearner
+from metarl_experiments.images.tasks import Tasks
 from metarl_experiments.machine import Machine
-from metarl_experiments.sinusoid import SinusoidLearner
-from metarl_experiments.sinusoid_tasks import Episodes
+from metarl_experiments.sinusoid.learner import SinusoidLearner
+from metarl_experiments.sinusoid.tasks import Episodes
 
 MACHINE = Machine("cpu", "float32", 1, "auto", "off")
 NAN, INF = float("nan"), float("inf")

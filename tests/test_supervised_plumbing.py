@@ -17,13 +17,13 @@ from metarl.images import Classified, adapts
 from metarl.streams import stream
 from metarl.supervised import Sinusoids, sample_points, sample_tasks
 from metarl_experiments.configs import images, sinusoid
-from metarl_experiments.descent import descend
 from metarl_experiments.family import State
-from metarl_experiments.image_curves import AdaptedNet
-from metarl_experiments.image_tasks import Source
-from metarl_experiments.images import ImagesLearner
+from metarl_experiments.images.curves import AdaptedNet
+from metarl_experiments.images.learner import ImagesLearner
+from metarl_experiments.images.tasks import Source
 from metarl_experiments.machine import Machine
-from metarl_experiments.sinusoid import SinusoidLearner
+from metarl_experiments.sinusoid.learner import SinusoidLearner
+from metarl_experiments.training.descent import descend
 
 MACHINE = Machine("cpu", "float64", 1, "auto", "off", recompute=True)
 UNLIKE: Any = {
@@ -108,7 +108,7 @@ def test_bound_of_the_meta_gradient_arrives(
 ) -> None:
     glyphs_for_images(monkeypatch)
     learner = ImagesLearner(replace(IMAGES, clip=clip), MACHINE)
-    calls = recorded(monkeypatch, "metarl_experiments.images.descend", lambda *_, **__: {})
+    calls = recorded(monkeypatch, "metarl_experiments.images.learner.descend", lambda *_, **__: {})
     learner.step(learner.init(0), 6)
     assert calls[0].options == {"clip": clip}
     assert calls[0].args[4] == 6
@@ -161,7 +161,7 @@ def test_classes_are_turned_where_that_is_asked_for(
     dataset: Any, rotate: bool, turns: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     glyphs_for_images(monkeypatch)
-    monkeypatch.setattr("metarl_experiments.image_tasks.load_mini_imagenet", lambda *_: glyphs(60))
+    monkeypatch.setattr("metarl_experiments.images.tasks.load_mini_imagenet", lambda *_: glyphs(60))
     source = Source(replace(IMAGES, dataset=dataset, rotate=rotate, data="root"), MACHINE)
     drawn = source.tasks("train", stream(0, "tasks"), 20, 1)
     assert set(drawn.index.turns.flat) == turns

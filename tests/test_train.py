@@ -16,11 +16,11 @@ from toy import Silent, Toy
 
 from metarl.errors import NonFiniteError, SaveError
 from metarl.runs import Run, Snapshot, faults, load_checkpoint, open_run, read_best, read_metrics
-from metarl_experiments import signals
 from metarl_experiments.family import Metrics, State
 from metarl_experiments.memory import Needs
-from metarl_experiments.signals import Abandoned
-from metarl_experiments.train import STALLED_RECORDS, Outcome, Plan, train
+from metarl_experiments.training import signals
+from metarl_experiments.training.loop import STALLED_RECORDS, Outcome, Plan, train
+from metarl_experiments.training.signals import Abandoned
 
 PLAN = Plan(iterations=50, log_every=10, validate_every=25, checkpoint_seconds=1e6)
 
@@ -212,7 +212,7 @@ def test_the_comparison_sees_a_lost_component(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """Mutant: one component of the saved state is not restored."""
-    import metarl_experiments.train as module
+    import metarl_experiments.training.loop as module
 
     real = module.restore
 
@@ -245,7 +245,7 @@ class Hanging(Toy):
 
 
 def test_endless_iteration_is_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metarl_experiments.signals.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("metarl_experiments.training.signals.PATIENCE_SECONDS", 0.2)
     began = time.monotonic()
     with pytest.raises(Abandoned) as caught:
         go(tmp_path / "run", Hanging())
@@ -268,7 +268,7 @@ class Wrapping(Hanging):
 
 
 def test_compiled_iteration_is_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metarl_experiments.signals.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("metarl_experiments.training.signals.PATIENCE_SECONDS", 0.2)
     with pytest.raises(Abandoned) as caught:
         go(tmp_path / "run", Wrapping())
     assert caught.value.signum == signal.SIGINT

@@ -37,7 +37,7 @@ WORKLOADS = {
 
 def glyphs_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn characters in the place of Omniglot's."""
-    monkeypatch.setattr("metarl_experiments.image_tasks.load_omniglot", lambda _: glyphs(1623))
+    monkeypatch.setattr("metarl_experiments.images.tasks.load_omniglot", lambda _: glyphs(1623))
 
 
 def argv(workload: str, run: Path, *more: str) -> list[str]:

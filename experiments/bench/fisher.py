@@ -7,7 +7,7 @@ from metarl.objective import mean_over_tasks
 
 from ..configs.rl import Config
 from ..machine import Machine
-from ..rl import PolicyLearner
+from ..rl.learner import PolicyLearner
 from .beside.timing import medians
 from .beside.update import CHEETAH, prepare
 

@@ -14,7 +14,7 @@ from metarl.rl.collect import collect_meta_batch
 from ..configs.rl import THREADS
 from ..machine import Machine, resolve
 from ..memory import peak_bytes
-from ..rl import PolicyLearner
+from ..rl.learner import PolicyLearner
 from .beside.update import CHEETAH
 
 ITERATIONS = 3

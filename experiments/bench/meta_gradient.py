@@ -8,7 +8,7 @@ from metarl.objective import gradients, mean_over_tasks
 
 from ..configs.rl import Config
 from ..machine import Machine
-from ..rl import PolicyLearner
+from ..rl.learner import PolicyLearner
 from .beside.loop import loop_objective
 from .beside.products import operations_of, products
 from .beside.timing import medians, on_threads

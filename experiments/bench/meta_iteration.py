@@ -12,7 +12,7 @@ from metarl.rl.clock import PARTS
 from ..configs.rl import THREADS, Config
 from ..family import Metrics
 from ..machine import Machine, resolve
-from ..rl import PolicyLearner
+from ..rl.learner import PolicyLearner
 from .beside.physics import played_controls, raw_physics
 from .beside.timing import medians
 from .beside.update import CHEETAH

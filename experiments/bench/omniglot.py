@@ -12,8 +12,8 @@ import metarl
 from metarl.images import Episode, ImageClasses, adapts, sample_episodes
 
 from ..configs.images import THREADS, Config
-from ..image_tasks import Tasks
-from ..images import ImagesLearner
+from ..images.learner import ImagesLearner
+from ..images.tasks import Tasks
 from ..machine import Machine, resolve
 from .beside.timing import medians, on_threads
 

@@ -10,8 +10,8 @@ import metarl
 
 from ..configs.sinusoid import Config
 from ..machine import Machine, resolve
-from ..sinusoid import SinusoidLearner
-from ..sinusoid_tasks import Episodes
+from ..sinusoid.learner import SinusoidLearner
+from ..sinusoid.tasks import Episodes
 from .beside.timing import medians
 
 CALLS = 100

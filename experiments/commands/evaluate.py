@@ -12,13 +12,13 @@ from metarl.errors import InputError
 from metarl.runs import write_json
 from metarl.runs.layout import EVALUATION
 
-from ..comparison import check_comparable, compare
-from ..evaluate import default_file, evaluate, experiment_of, load
-from ..evaluations import tasks_told
+from ..evaluation.comparison import check_comparable, compare
+from ..evaluation.evaluate import default_file, evaluate, experiment_of, load
+from ..evaluation.evaluations import tasks_told
+from ..evaluation.shipped import is_shipped
 from ..options import parse, positionals
 from ..outputs import check_writable, output
-from ..shipped import is_shipped
-from ..view import show_curve
+from ..reporting.view import show_curve
 
 OptionsT = TypeVar("OptionsT")
 NOTHING = 1e-12

@@ -11,15 +11,15 @@ from metarl.errors import InputError
 
 from ..configs.bounds import Range
 from ..configs.rl import EvaluateOptions
-from ..environments import NAVIGATION
-from ..episodes import learner_of, play, spread_tasks
-from ..evaluate import load
+from ..evaluation.evaluate import load
+from ..evaluation.shipped import is_shipped
 from ..options import parse, positionals
 from ..outputs import check_writable, output
 from ..plots.tasks import after
 from ..progress import count
-from ..shipped import is_shipped
-from ..video import check_file, compose, write_video
+from ..rl.environments import NAVIGATION
+from ..rl.episodes import learner_of, play, spread_tasks
+from ..rl.video import check_file, compose, write_video
 
 # GIFs count time in hundredths of a second; 25 pictures a second is what they show evenly.
 FPS = {".gif": 25, ".mp4": 50}

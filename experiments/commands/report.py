@@ -6,10 +6,10 @@ from pathlib import Path
 
 from metarl.errors import InputError
 
+from ..evaluation.shipped import is_shipped
 from ..options import parse, positionals
 from ..outputs import output
-from ..report import report
-from ..shipped import is_shipped
+from ..reporting.report import report
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,17 @@ from metarl.runs import Run, Snapshot, versions
 from metarl_envs import WORLDS
 
 from ..catalog import Experiment
-from ..contradictions import warn_of_initial_values, warn_of_unused
+from ..contradictions import warn_of_initial_values
 from ..family import Learner, State
 from ..machine import Machine, resolve
-from ..opening import free_directory, opened, start_from, stored_values
 from ..options import find_experiment, positionals
 from ..progress import Quiet, Reporter, announce, count, reporter, tell
-from ..settings import settings
-from ..signals import Abandoned
-from ..train import Plan, train
-from ..train_options import TrainOptions, fresh, given_again, rank_timeout, resumed
+from ..rl.contradictions import warn_of_unused
+from ..training.loop import Plan, train
+from ..training.opening import free_directory, opened, start_from, stored_values
+from ..training.options import TrainOptions, fresh, given_again, rank_timeout, resumed
+from ..training.settings import settings
+from ..training.signals import Abandoned
 
 # Shorter runs do not earn back the minute that compiling takes.
 LONG_MINUTES = 4.0

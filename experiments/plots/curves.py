@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from ..evaluate import Loaded
+from ..evaluation.evaluate import Loaded
 from ..family import mean_and_ci95
 from .style import (
     COLOURS,

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from metarl.rl.clock import PARTS
 
 from ..configs.rl import Config
-from ..decay import kl_limit
+from ..training.decay import kl_limit
 from .style import COLOURS, Figure, band, draw, ink
 
 TAGS = (

@@ -10,9 +10,9 @@ import metarl
 from metarl.errors import NoDataError
 
 from ..catalog import package_data
-from ..evaluate import Loaded
-from ..image_tasks import Tasks
-from ..images import ImagesLearner
+from ..evaluation.evaluate import Loaded
+from ..images.learner import ImagesLearner
+from ..images.tasks import Tasks
 from ..options import preset_config
 from .curves import Curve, Points, adaptation_curves, learning_curves
 from .style import COLOURS, Figure, draw, ink

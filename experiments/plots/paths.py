@@ -8,9 +8,9 @@ from matplotlib.figure import Figure as Canvas
 from metarl.rl.rollout import Rollout
 
 from ..configs.rl import EvaluateOptions
-from ..evaluate import Loaded
-from ..protocol import rollout_seed, steps_and_episodes
-from ..rl import PolicyLearner
+from ..evaluation.evaluate import Loaded
+from ..rl.learner import PolicyLearner
+from ..rl.protocol import rollout_seed, steps_and_episodes
 from .style import COLOURS, Figure, draw, ink, plain_number
 from .tasks import after
 

@@ -12,11 +12,11 @@ import metarl_envs
 
 from ..catalog import EXPERIMENTS, package_data
 from ..configs.rl import EnvConfig
-from ..environments import NAVIGATION, PAPER_GOALS
-from ..episodes import learner_of
-from ..evaluate import Loaded
+from ..evaluation.evaluate import Loaded
 from ..family import mean_and_ci95
 from ..options import preset_config
+from ..rl.environments import NAVIGATION, PAPER_GOALS
+from ..rl.episodes import learner_of
 from ..tables.returns import AUTHORS
 from .curves import Curve, adaptation_curves, learning_curves
 from .diagnostics import diagnostics

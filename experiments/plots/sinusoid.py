@@ -10,8 +10,8 @@ from metarl.supervised import Regression, Sinusoids
 
 from ..catalog import package_data
 from ..configs.sinusoid import EvaluateOptions
-from ..evaluate import Loaded
-from ..sinusoid import SinusoidLearner
+from ..evaluation.evaluate import Loaded
+from ..sinusoid.learner import SinusoidLearner
 from .curves import Curve, Points, adaptation_curves, learning_curves
 from .style import COLOURS, Figure, draw, ink
 from .tasks import after

@@ -6,9 +6,9 @@ from matplotlib.figure import Figure as Canvas
 
 from metarl.errors import InputError
 
-from ..cells import words
-from ..episodes import learner_of, play, spread_tasks
-from ..evaluate import Loaded
+from ..evaluation.evaluate import Loaded
+from ..rl.cells import words
+from ..rl.episodes import learner_of, play, spread_tasks
 from .style import Figure, draw, plain_number
 from .tasks import after
 

@@ -10,7 +10,7 @@ from metarl.params import Params
 from metarl.rl.batches import MetaBatch
 from metarl.rl.distributions import Distribution, kl, log_prob
 
-from ...rl import PolicyLearner
+from ...rl.learner import PolicyLearner
 
 
 def loop_objective(learner: PolicyLearner, data: MetaBatch, few: MetaBatch) -> Objective:

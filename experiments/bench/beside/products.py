@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from metarl.linear import onednn_present
+from metarl.compiling import onednn_present
 
 CALLS = 20
 

@@ -12,7 +12,7 @@ from metarl.rl.old_policy import own_policy
 
 from ...configs.rl import THREADS, Config, EnvConfig
 from ...machine import Machine, resolve
-from ...rl import PolicyLearner
+from ...rl.learner import PolicyLearner
 
 # The paper's settings (Finn et al. 2017), whatever the presets are.
 CHEETAH = Config()

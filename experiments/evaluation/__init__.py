@@ -1,0 +1,1 @@
+"""Evaluation of runs: one, paired with another, written, shipped."""

@@ -1,0 +1,1 @@
+"""Few-shot images: the learner, its tasks and its evaluation."""

@@ -1,0 +1,1 @@
+"""Pages, figures and documents from runs that are there."""

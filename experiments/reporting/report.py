@@ -1,0 +1,195 @@
+"""Figures and a page from runs, wherever each family keeps its figures."""
+
+import csv
+import io
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from metarl.errors import InputError, RunWarning, SaveError
+from metarl.runs import read_json, write_json
+from metarl.runs.files import real, replace, saving
+from metarl.runs.layout import EVALUATION
+
+from ..evaluation.comparison import task_difference
+from ..evaluation.evaluate import Loaded, evaluate, load
+from ..evaluation.evaluations import check_evaluation, digest, tasks_told
+from ..evaluation.shipped import ROOT, is_shipped
+from ..plots.curves import Curve
+from ..plots.page import figures_of, page
+from ..plots.style import Figure
+from ..progress import count
+from .labels import labels
+from .together import lines, options_of, seeds_together
+from .view import show_curve
+
+SHOWN_VERSIONS = ("metarl-policies", "torch", "mujoco", "gymnasium", "python")
+
+
+def report(
+    paths: Sequence[Path], out: Path, *, device: str | None = None, data: str | None = None
+) -> Path:
+    """Write PNG and CSV of every figure, and ``index.html`` that holds them; the page's path.
+
+    Args:
+        paths: runs of one experiment.
+        out: directory, created where needed.
+        device: to compute on, see `load`.
+        data: root of an image data set, likewise.
+
+    Raises:
+        InputError: runs of different experiments or environments, or no run.
+        SaveError: the directory cannot be written.
+    """
+    named = zip(labels(paths), paths, strict=True)
+    runs = [(label, load(path, device=device, data=data)) for label, path in named]
+    _check_one_page(runs)
+    experiment = runs[0][1].experiment
+    module = experiment.plots()
+    loaded = [one for _, one in runs]
+    with _folder(out):
+        curves = [Curve(label, evaluation_of(one)) for label, one in runs]
+        others = beside(module.beside(loaded), paths)
+        figures: list[Figure] = module.figures(runs, curves, [*lines(runs, curves), *others])
+    _remove_others(out, {figure.name for figure in figures})
+    for figure in figures:
+        replace(out / f"{figure.name}.png", figure.light)
+        replace(out / f"{figure.name}.csv", _csv(figure))
+    together = seeds_together(runs, curves)
+    text = page(
+        f"{experiment.name}: {', '.join(label for label, _ in runs)}",
+        figures,
+        [
+            ("What was run", _made(runs, curves)),
+            ("After adaptation, mean and 95\u00a0% half-width", rows_of(curves)),
+            *(
+                [("Seeds together, mean and range of the runs' means", together)]
+                if together
+                else []
+            ),
+        ],
+        [
+            *module.notes(loaded),
+            *(
+                (f"{label}: configuration and versions", json.dumps(one.record.config, indent=1))
+                for label, one in runs
+            ),
+        ],
+    )
+    replace(out / "index.html", text.encode())
+    return out / "index.html"
+
+
+def _remove_others(out: Path, names: set[str]) -> None:
+    """Remove an earlier report's figures of other names, which would pass for this one's."""
+    try:
+        earlier = figures_of((out / "index.html").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return
+    with saving(out):
+        for name in set(earlier) - names:
+            for suffix in (".png", ".csv"):
+                (out / Path(f"{name}{suffix}").name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """Make the directory before the work that takes minutes; without it, none is left."""
+    made = [path for path in (out, *out.parents) if not path.exists()]
+    with saving(out):
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _check_one_page(runs: Sequence[tuple[str, Loaded]]) -> None:
+    """Refuse runs whose numbers mean different things, and evaluations that are none."""
+    for _, one in runs:
+        if one.record.evaluation is not None:
+            file = one.record.path / EVALUATION
+            check_evaluation(one.record.evaluation, one.experiment.name, file)
+    first = runs[0][1]
+    options = first.experiment.configs().EvaluateOptions()
+    for label, one in runs:
+        if one.experiment != first.experiment:
+            raise InputError(
+                f"RUN: {label} is of {one.experiment.name}, the first of {first.experiment.name}; "
+                "a page holds runs of one experiment"
+            )
+        difference = task_difference(first, one, options)
+        if difference is not None:
+            raise InputError(f"RUN: {label}: {difference}; report them apart")
+
+
+def evaluation_of(loaded: Loaded) -> dict[str, Any]:
+    """The run's ``evaluation.json``, made by the default protocol where it is missing or old."""
+    told = loaded.record.evaluation
+    if told is not None:
+        # Those from before digests are told apart by their iteration alone.
+        of = told["variants"].get("parameters", digest(loaded.params))
+        if told["iteration"] == loaded.record.snapshot.iteration and of == digest(loaded.params):
+            return told
+    result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
+    if not is_shipped(loaded.record.path):
+        try:
+            write_json(loaded.record.path / EVALUATION, result)
+            show_curve(loaded.record.path, result)
+        except SaveError as error:  # kept for the next time, which a run of others may not allow
+            warnings.warn(f"{error}; the page has it all the same", RunWarning, stacklevel=2)
+    return result
+
+
+def beside(groups: dict[str, str], paths: Sequence[Path]) -> list[Curve]:
+    """First seeds of shipped groups that a checkout has and the page does not show anyway."""
+    shown = {real(path) for path in paths}
+    found = []
+    for group, label in groups.items():
+        for path in sorted((ROOT / group).glob("seed-*"))[:1]:
+            if path not in shown and (path / "evaluation.json").exists():
+                found.append(Curve(label, read_json(path / "evaluation.json")))
+    return found
+
+
+def _made(runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve]) -> list[list[str]]:
+    """What each run is, and what it was evaluated on; the first row names the columns."""
+    rows = [["run", "preset", "but for", "seed", "checkpoint", "evaluated on", *SHOWN_VERSIONS]]
+    for (label, one), curve in zip(runs, curves, strict=True):
+        config = one.record.config
+        checkpoint = f"iteration {one.record.snapshot.iteration}"
+        versions = (config["versions"].get(name, "–") for name in SHOWN_VERSIONS)
+        but_for = ", ".join(options_of(one)) or "–"
+        evaluated = tasks_told(curve.evaluation)
+        made = (config["preset"], but_for, config["seed"], checkpoint, evaluated)
+        rows.append([label, *map(str, made), *map(str, versions)])
+    return rows
+
+
+def rows_of(curves: Sequence[Curve]) -> list[list[str]]:
+    """Means and half-widths after each step, as text; the first row names the columns."""
+    steps = max(curve.evaluation["steps"] for curve in curves)
+    rows = [["run", *(count(k, "step") for k in range(steps + 1))]]
+    for label, evaluation, _ in curves:
+        pairs = zip(evaluation["mean"], evaluation["ci95"], strict=True)
+        cells = [_with_half(*pair) for pair in pairs]
+        rows.append([label, *cells, *[""] * (steps + 1 - len(cells))])
+    return rows
+
+
+def _with_half(mean: float | None, half: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.3g}" if half is None else f"{mean:.3g} ± {half:.2g}"  # none of a single task
+
+
+def _csv(figure: Figure) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(figure.rows)
+    return buffer.getvalue().encode()

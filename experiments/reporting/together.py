@@ -1,0 +1,118 @@
+"""Runs of a page that are alike but for their seed, and what sets the others apart."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from metarl.errors import InputError
+
+from ..evaluation.evaluate import Loaded
+from ..options import preset_config
+from ..plots.curves import Curve, mean_of_seeds
+from ..progress import count
+
+# Of a configuration: what does not decide how a run is trained.
+ASIDE = ("log_every", "validate_every", "data")
+Runs = Sequence[tuple[str, Loaded]]
+
+
+def alike(runs: Runs, curves: Sequence[Curve]) -> Iterator[tuple[str, list[int]]]:
+    """Each set of two or more runs that differ by their seed alone: what it is called, and rows.
+
+    That is what the names of its runs have in common, or the preset.
+
+    Args:
+        runs: label and run.
+        curves: their evaluations, of as many steps and the same tasks in a set.
+    """
+    sets: dict[str, list[int]] = {}
+    for i, (_, one) in enumerate(runs):
+        whole = one.record.config
+        config = {k: v for k, v in whole["config"].items() if k not in ASIDE}
+        measured = [curves[i].evaluation.get(name) for name in ("steps", "tasks", "task_seed")]
+        key = (config, whole["from"], whole["machine"]["dtype"], measured)
+        sets.setdefault(json.dumps(key, sort_keys=True), []).append(i)
+    for rows in sets.values():
+        seeds = sorted(runs[i][1].record.config["seed"] for i in rows)
+        if len(rows) > 1 and len(set(seeds)) == len(seeds):
+            names = [runs[i][0] for i in rows]
+            shared = os.path.commonprefix(names)  # noqa: RUF071  (of letters, it is)
+            name = (
+                re.sub(r"\W*_*(seed)?\W*_*$", "", shared)
+                or runs[rows[0]][1].record.config["preset"]
+            )
+            yield f"{name}, seeds {', '.join(map(str, seeds))}", rows
+
+
+def options_of(loaded: Loaded) -> list[str]:
+    """Options by which a run differs from its preset, ``name value``."""
+    record = loaded.record.config
+    try:
+        usual = asdict(preset_config(loaded.experiment, record["preset"]))
+    except InputError:  # of another version
+        return []
+    own = asdict(loaded.config)
+    return [
+        f"{name} {_plain(value)}"
+        for name, value in _flat(own)
+        if value != dict(_flat(usual)).get(name) and name not in ASIDE
+    ]
+
+
+def _flat(values: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
+
+
+def _plain(value: Any) -> str:
+    several = isinstance(value, list | tuple)
+    return " ".join(map(str, value)) if several else str(value)
+
+
+def lines(runs: Runs, curves: Sequence[Curve]) -> list[Curve]:
+    """The curves of a figure: those of runs that are alike are one, their mean for each task."""
+    merged = {rows[0]: (told, rows) for told, rows in alike(runs, curves)}
+    hidden = {i for _, rows in merged.values() for i in rows[1:]}
+    found = []
+    for i, curve in enumerate(curves):
+        if i in merged:
+            told, rows = merged[i]
+            found.append(Curve(told, mean_of_seeds([curves[row].evaluation for row in rows])))
+        elif i not in hidden:
+            found.append(curve)
+    return found
+
+
+def seeds_together(runs: Runs, curves: Sequence[Curve]) -> list[list[str]]:
+    """Runs alike but for their seed: mean, lowest and highest of their means after each step.
+
+    Returns:
+        Rows, the first of the names of the columns; none where no two runs are alike.
+    """
+    rows: list[list[str]] = []
+    for told, group in alike(runs, curves):
+        means = [curves[i].evaluation["mean"] for i in group]
+        cells = [_mean_and_range(column) for column in zip(*means, strict=True)]
+        rows.append([told + _lengths([runs[i][1].record.metrics for i in group]), *cells])
+    head = ["runs", *(count(k, "step") for k in range(max(map(len, rows), default=1) - 1))]
+    return [head, *rows] if rows else []
+
+
+def _lengths(metrics: Sequence[Sequence[dict[str, Any]]]) -> str:
+    """How long runs were trained, where that differs, as after an interruption."""
+    reached = [records[-1]["iteration"] if records else 0 for records in metrics]
+    low, high = min(reached), max(reached)
+    return "" if low == high else f" ({low} to {high} iterations)"
+
+
+def _mean_and_range(values: Sequence[float | None]) -> str:
+    finite = [value for value in values if value is not None]
+    if len(finite) < len(values):
+        return "–"
+    return f"{sum(finite) / len(finite):.3g} ({min(finite):.3g} to {max(finite):.3g})"

@@ -1,0 +1,1 @@
+"""Meta-policies: the learner, what it acts in, the protocol of its evaluation, its films."""

@@ -1,0 +1,1 @@
+"""Sinusoid regression: the learner and where its tasks come from."""
