@@ -30,7 +30,7 @@ def seeds_of(count: int) -> str:
 
 
 def span(values: np.ndarray, form: str | None = None) -> str:
-    """Mean (lowest to highest) of seeds, in a format; None is two digits or a power of ten."""
+    """Mean (lowest to highest) of seeds, in a format; None is two digits, perhaps of a power."""
 
     def text(value: float) -> str:
         return _short(value) if form is None else format(value, form)
@@ -43,5 +43,7 @@ def span(values: np.ndarray, form: str | None = None) -> str:
 
 
 def _short(value: float) -> str:
-    """Two digits behind the point, or a power of ten where they would say nothing."""
-    return f"{value:.2f}" if 0.1 <= value < 1000 else f"{value:.1e}"
+    """Two digits behind the point, two significant ones of small numbers, or a power of ten."""
+    if 0.1 <= value < 1000:
+        return f"{value:.2f}"
+    return f"{value:#.2g}" if 0.001 <= value < 0.1 else f"{value:.1e}"

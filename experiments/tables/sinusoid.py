@@ -29,7 +29,7 @@ def sinusoid(groups: Groups) -> str:
         seeds = np.array([e["mean"] for e in groups[group]], dtype=float)
         cells = [span(seeds[:, k]) for k in steps]
         medians = np.array([e["variants"]["median"][-1] for e in groups[group]], dtype=float)
-        cells.append(span(medians, ".2g"))
+        cells.append(span(medians))
         worse = [e["variants"]["worse_than_unadapted"][-1] for e in groups[group]]
         moves = not np.allclose(seeds[:, 0], seeds[:, -1], rtol=1e-4)  # else rounding would count
         cells.append(", ".join(map(str, worse)) if moves else "")
