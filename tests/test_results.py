@@ -167,12 +167,12 @@ def test_table_of_the_sinusoid() -> None:
     made = groups(curve, [2 * x for x in curve])
     for i, seed in enumerate(made["sinusoid"]):
         seed["variants"] = {
-            "median": [1.0] * 10 + [0.1 + i],
+            "median": [1.0] * 10 + [0.06 + i],
             "worse_than_unadapted": [9] * 10 + [i],
         }
     table = fill(text, made)
     assert "| 0.75 (0.50 to 1.00) | 0.60 (0.40 to 0.80) | 0.30 (0.20 to 0.40) |" in table
-    assert "| 0.6 (0.1 to 1.1) | 0, 1 |" in table
+    assert "| 0.56 (0.060 to 1.06) | 0, 1 |" in table
     assert "(2 seeds)" in table
     assert table.count("| MAML, the paper's | 0.67") == 2
     assert "| MAML, the paper's | 0.67 | 0.38 | 0.35 |" in table
@@ -183,7 +183,7 @@ def test_table_of_the_sinusoid() -> None:
     # What takes no step has made no task worse, whatever its last bits say.
     (still,) = (made := groups([3.0] * 11))["sinusoid"]
     still["variants"] = {"median": [1.0] * 11, "worse_than_unadapted": [300] * 11}
-    assert "| 3.00 | 3.00 | 3.00 | 1 |  |" in fill(text, made)
+    assert "| 3.00 | 3.00 | 3.00 | 1.00 |  |" in fill(text, made)
 
 
 def test_table_of_policies() -> None:
