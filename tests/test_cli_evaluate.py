@@ -246,9 +246,8 @@ def test_compare_is_paired_and_covers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["mean"][0] == pytest.approx(effect.mean())
     assert found["low"][0] == pytest.approx(effect.mean() - half, abs=0.2 * half)
     assert found["high"][0] == pytest.approx(effect.mean() + half, abs=0.2 * half)
-    monkeypatch.setattr(
-        "metarl_experiments.evaluation.comparison.BLOCK", 300
-    )  # a resample at a time
+    # A resample at a time.
+    monkeypatch.setattr("metarl_experiments.evaluation.comparison.BLOCK", 300)
     again = compare(evaluation(tasks + effect), evaluation(tasks))
     assert again["low"] + again["high"] == pytest.approx(found["low"] + found["high"], rel=1e-12)
     monkeypatch.undo()

@@ -196,18 +196,25 @@ def test_closed_output_is_no_error(tmp_path: Path) -> None:
     assert load_checkpoint(max((run / "checkpoints").iterdir())).iteration == 2
 
 
-def test_options_are_named_whatever_the_frame() -> None:
-    for encoding in ("ascii", "utf-8"):
-        argv = ["train", "sinusoid", "--iteration", "2", "--inner-step", "1"]
-        done = subprocess.run(
-            [sys.executable, "-m", "metarl_experiments", *argv],
-            env={**os.environ, "PYTHONIOENCODING": encoding},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 2
-        assert "did you mean --inner-steps, --iterations?" in done.stderr
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--iterations=2.5"], "it is --iterations INT"),
+        (["--iteration", "2", "--inner-step", "1"], "did you mean --inner-steps, --iterations?"),
+    ],
+)
+def test_options_are_named_whatever_the_frame(given: list[str], told: str, encoding: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "metarl_experiments", "train", "sinusoid", *given],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert given[0].partition("=")[0] in done.stderr
+    assert told in done.stderr
 
 
 def test_a_line_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
