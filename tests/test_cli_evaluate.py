@@ -608,6 +608,10 @@ def test_runs_alike_but_for_their_seed_stand_together(tmp_path: Path) -> None:
     drawn = (tmp_path / "page" / "adaptation.csv").read_text()
     assert "default, seeds 0, 1" in drawn
     assert "seed-0," not in drawn  # no line of its own
+    learned = (tmp_path / "page" / "learning.csv").read_text()
+    assert (
+        learned.count('"default, seeds 0, 1",0,') == learned.count('"default, seeds 0, 1",1,') > 2
+    )
     assert "Seeds together" not in report([first], tmp_path / "one").read_text()
 
 

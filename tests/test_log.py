@@ -17,7 +17,7 @@ from metarl.errors import InputError, RunWarning
 from metarl.log import Log, Settings, TensorBoard
 from metarl.runs import read_metrics
 from metarl.runs.metrics import cut_metrics, thin_metrics
-from metarl_experiments.plots.curves import summed
+from metarl_experiments.plots.learning import summed
 
 
 @pytest.fixture

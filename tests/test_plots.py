@@ -13,8 +13,9 @@ from spies import recorded
 from metarl_experiments.configs.rl import Config
 from metarl_experiments.configs.sinusoid import EvaluateOptions
 from metarl_experiments.evaluation.evaluate import load
-from metarl_experiments.plots.curves import Curve, adaptation_curves, learning_curves
+from metarl_experiments.plots.curves import Curve, adaptation_curves
 from metarl_experiments.plots.diagnostics import diagnostics
+from metarl_experiments.plots.learning import Line, Series, learning_curves, mean_and_range
 from metarl_experiments.plots.paths import paths
 from metarl_experiments.plots.sinusoid import fits
 from metarl_experiments.plots.style import (
@@ -92,7 +93,7 @@ def test_names_of_runs_are_no_markup(run: Path, tmp_path: Path) -> None:
     names = labels([tmp_path / "_x", tmp_path / "y"])
     assert names == [f"{tmp_path.name}/_x", f"{tmp_path.name}/y"]
     one = load(run)
-    learning_curves([("a$b_$c", one), ("b", one)])
+    learning_curves([Line("a$b_$c", [one]), Line("b", [one])])
     evaluation: Any = {"metric": "loss", "mean": [1.0, 0.5], "ci95": [0.1, 0.1], "tasks": 3}
     figure = adaptation_curves([Curve(f"$x{i}_$", evaluation) for i in range(5)])
     assert [row[0] for row in figure.rows[1::2]] == [f"$x{i}_$" for i in range(5)]
@@ -137,9 +138,10 @@ def test_the_goal_is_told_or_hidden(tmp_path: Path) -> None:
     assert "which the policy does not see;" in paths("one", load(out)).caption
 
 
-def trained(out: Path, *, iterations: int) -> Path:
+def trained(out: Path, *, iterations: int = 7, seed: int = 0) -> Path:
     others = [option for option in SMALL if not option.startswith("--iterations")]
-    succeed("train", "sinusoid", f"--out={out}", f"--iterations={iterations}", *others)
+    options = (f"--iterations={iterations}", f"--seed={seed}")
+    succeed("train", "sinusoid", f"--out={out}", *options, *others)
     return out
 
 
@@ -160,12 +162,46 @@ def test_a_single_record_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     one = load(trained(tmp_path / "run", iterations=5))
     assert [line["iteration"] for line in one.record.metrics] == [5]
     calls = recorded(monkeypatch, "matplotlib.axes.Axes.plot")
-    learning_curves([("one", one)])
+    learning_curves([Line("one", [one])])
     assert [call.options["marker"] for call in calls] == [".", ".", "o"] * 2  # light and dark
     calls.clear()
-    learning_curves([(str(i), one) for i in range(9)])
+    learning_curves([Line(str(i), [one]) for i in range(9)])
     looks = {(call.options["marker"], call.options["color"]) for call in calls[2:27:3]}
     assert len(looks) == 9
+
+
+def test_seeds_are_one_line_between_the_lowest_and_the_highest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = [load(trained(tmp_path / str(seed), seed=seed)) for seed in (0, 1, 2)]
+    lines = recorded(monkeypatch, "matplotlib.axes.Axes.plot")
+    bands = recorded(monkeypatch, "matplotlib.axes.Axes.fill_between")
+    figure = learning_curves([Line("all", seeds), Line("one", seeds[:1])], log=True)
+    assert figure is not None
+    assert len(lines) == 2 * (3 + 3)  # light and dark
+    assert len(bands) == 2 * 3
+    values = np.array([[record["loss_after"] for record in one.record.metrics] for one in seeds])
+    assert values.shape == (3, 2)
+    assert lines[1].args[2] == pytest.approx(values.mean(0))
+    assert bands[1].args[2] == pytest.approx(values.min(0))
+    assert bands[1].args[3] == pytest.approx(values.max(0))
+    rows = [row for row in figure.rows if row[:1] == ["all"] and row[2] == "loss_after"]
+    assert [row[1] for row in rows] == [0, 0, 1, 1, 2, 2]
+    assert [row[4] for row in rows] == values.ravel().tolist()
+
+
+def test_seeds_meet_where_all_have_been() -> None:
+    often = Series([1, 5, 10, 15, 20], [2.0, 10.0, 20.0, 30.0, 40.0], [0.0, 4.0, 9.0, 14.0, 19.0])
+    seldom = Series([1, 10, 18], [1.0, 10.0, 18.0], [2.0, 2.0, 2.0])
+    x, mean, low, high = mean_and_range([often, seldom])
+    assert x.tolist() == [1.5, 15.0, 27.0]
+    assert mean.tolist() == [1.0, 5.5, 9.5]
+    assert low.tolist() == [0.0, 2.0, 2.0]
+    assert high.tolist() == [2.0, 9.0, 17.0]
+    stopped = Series([1, 8], [1.0, 8.0], [5.0, 5.0])
+    assert mean_and_range([often, seldom, stopped])[0].tolist() == pytest.approx([4 / 3, 32 / 3])
+    late = Series([30], [30.0], [1.0])
+    assert len(mean_and_range([often, late])[0]) == 0
 
 
 def test_the_last_record_has_all_that_others_have(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from metarl_experiments.configs.rl import Config, EvaluateOptions
 from metarl_experiments.evaluation.evaluate import Loaded, load
 from metarl_experiments.options import find_experiment, overlay, preset_config
 from metarl_experiments.plots import rl
-from metarl_experiments.plots.curves import Curve, summed
+from metarl_experiments.plots.curves import Curve
 from metarl_experiments.plots.diagnostics import accepted_share, diagnostics
+from metarl_experiments.plots.learning import summed
 from metarl_experiments.plots.paths import half_width, positions
 from metarl_experiments.plots.tasks import against_task, before_after
 from metarl_experiments.reporting import report
@@ -150,11 +151,11 @@ def test_learning_curve_counts_environment_steps(page: Path, trained: Path) -> N
     assert summed(records, "env_steps") == [20.0, 27.0]
     assert summed([{"iteration": 1}], "env_steps") == [0.0]
     rows = table(page / "learning.csv")
-    assert rows[0] == ["label", "tag", "iteration", "env_steps", "value"]
-    last = [float(row[3]) for row in rows if row[:2] == ["one", "return_after"]][-1]
+    assert rows[0] == ["label", "seed", "tag", "iteration", "env_steps", "value"]
+    last = [float(row[4]) for row in rows if row[:3] == ["one", "0", "return_after"]][-1]
     logged = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert last == sum(record["env_steps"] for record in logged)
-    assert "validation.return_after" in {row[1] for row in rows}
+    assert "validation.return_after" in {row[2] for row in rows}
 
 
 PER_TASK = np.array([[-9.0, -8.0, -7.0, -6.0], [-5.0, -4.0, -3.0, -2.0], [-1.0, -1.0, -1.0, -9.0]])

@@ -1,4 +1,4 @@
-"""Figures that every family has: adaptation curves and learning curves."""
+"""Adaptation curves, which every family has: the metric against gradient steps."""
 
 import math
 from collections.abc import Sequence
@@ -7,22 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from ..evaluation.evaluate import Loaded
 from ..family import mean_and_ci95
-from .style import (
-    COLOURS,
-    LEGEND_ROW,
-    MARKERS,
-    Figure,
-    band,
-    dashed,
-    draw,
-    ink,
-    legend_below,
-    log_scale,
-)
+from .style import LEGEND_ROW, Figure, band, dashed, draw, ink, legend_below, log_scale
 
 Evaluation = dict[str, Any]
 
@@ -132,88 +120,3 @@ def paint_curves(axes: Axes, curves: Sequence[Curve], order: Sequence[str] = ())
             index = order.index(label) if order else place
             line(axes, range(len(mean)), mean, half, label=label, index=index)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def learning_curves(
-    runs: Sequence[tuple[str, Loaded]], *, log: bool = False, cost: tuple[str, str] | None = None
-) -> Figure | None:
-    """Metric before and after adaptation against training, and on validation tasks.
-
-    Args:
-        runs: label and run.
-        log: logarithmic metric.
-        cost: metric of one iteration to add up along the horizontal axis, and the axis's label;
-            the iterations themselves by default.
-
-    Returns:
-        None where no run was trained.
-    """
-    if not any(loaded.record.metrics for _, loaded in runs):
-        return None
-    before, after = runs[0][1].learner.shown
-    validation = f"validation.{after}"
-    series = ((before, ":", 0.9), (after, "-", 0.9), (validation, "--", 1.0))
-    tag_of_cost, axis = cost or ("iteration", "meta-iterations")
-
-    def points(loaded: Loaded, tag: str) -> list[tuple[int, float, float]]:
-        records = loaded.record.metrics
-        spent = [r["iteration"] for r in records] if cost is None else summed(records, tag_of_cost)
-        return [
-            (r["iteration"], x, r[tag])
-            for r, x in zip(records, spent, strict=True)
-            if r.get(tag) is not None
-        ]
-
-    def paint(canvas: Canvas) -> None:
-        axes = canvas.add_subplot()
-        for index, (label, loaded) in enumerate(runs):
-            for tag, line, alpha in series:
-                values = points(loaded, tag)
-                # Of each round of the colours another.
-                shape = MARKERS[index // len(COLOURS) % len(MARKERS)]
-                marker = shape if tag == validation else None
-                if values:
-                    axes.plot(
-                        *list(zip(*values, strict=True))[1:],
-                        linestyle=line,
-                        marker="." if len(values) == 1 and marker is None else marker,
-                        markersize=4,
-                        alpha=alpha,
-                        color=COLOURS[index % len(COLOURS)],
-                        linewidth=1.2,
-                        label=f"{label}: {tag.replace('_', ' ').replace('.', ', ')}",
-                    )
-        axes.set(xlabel=axis, ylabel=after.removesuffix("_after"))
-        if cost is not None:
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        if log:
-            log_scale(axes)
-        if axes.get_legend_handles_labels()[0]:
-            legend_below(canvas, axes)
-
-    rows: list[list[Any]] = [["label", "tag", "iteration", "value"]]
-    if cost is not None:
-        rows[0].insert(3, tag_of_cost)
-    for label, loaded in runs:
-        for tag, *_ in series:
-            for iteration, x, value in points(loaded, tag):
-                rows.append([label, tag, iteration, *([] if cost is None else [x]), value])
-    return draw(
-        paint,
-        name="learning",
-        title="Learning curves",
-        caption="Training metrics are means over the iterations of a record; validation is on "
-        "fixed tasks, after the trained number of steps.",
-        rows=rows,
-        size=(5.6, 3.8 + LEGEND_ROW * math.ceil(1.5 * len(runs))),
-    )
-
-
-def summed(records: Sequence[dict[str, Any]], tag: str) -> list[float]:
-    """What a metric, a mean over each record's iterations, adds up to at each record."""
-    total, done, sums = 0.0, 0, []
-    for record in records:
-        total += (record.get(tag) or 0.0) * (record["iteration"] - done)
-        done = record["iteration"]
-        sums.append(total)
-    return sums

@@ -14,7 +14,8 @@ from ..evaluation.evaluate import Loaded
 from ..images.learner import ImagesLearner
 from ..images.tasks import Tasks
 from ..options import preset_config
-from .curves import Curve, Points, adaptation_curves, learning_curves
+from .curves import Curve, Points, adaptation_curves
+from .learning import Line, learning_curves
 from .style import COLOURS, Figure, draw, ink
 
 SHEET_TASKS = 2
@@ -75,21 +76,25 @@ def published(loaded: Loaded) -> list[Points]:
 
 
 def figures(
-    runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve], shown: Sequence[Curve]
+    runs: Sequence[tuple[str, Loaded]],
+    curves: Sequence[Curve],
+    lines: Sequence[Line],
+    shown: Sequence[Curve],
 ) -> list[Figure]:
     """Adaptation curves, a sheet of test episodes where the data set is at hand, learning curves.
 
     Args:
         runs: label and run.
         curves: their evaluations.
-        shown: lines of the adaptation curves: these, seeds as one, and shipped runs beside them.
+        lines: the runs, seeds as one.
+        shown: the adaptation curves of these lines, and of shipped runs beside them.
     """
     groups = {group(loaded) for _, loaded in runs}
     points = published(runs[0][1]) if len(groups) == 1 else []
     drawn = [adaptation_curves(shown, points)]
     with contextlib.suppress(NoDataError):  # a report of shipped runs needs no pictures
         drawn.append(sheet(*runs[0]))
-    learning = learning_curves(runs)
+    learning = learning_curves(lines)
     return drawn if learning is None else [*drawn, learning]
 
 

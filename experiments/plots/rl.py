@@ -18,8 +18,9 @@ from ..options import preset_config
 from ..rl.environments import NAVIGATION, PAPER_GOALS
 from ..rl.episodes import learner_of
 from ..tables.returns import AUTHORS
-from .curves import Curve, adaptation_curves, learning_curves
+from .curves import Curve, adaptation_curves
 from .diagnostics import diagnostics
+from .learning import Line, learning_curves
 from .paths import paths
 from .stills import stills
 from .style import Figure
@@ -67,16 +68,20 @@ def notes(runs: Sequence[Loaded]) -> list[tuple[str, str]]:
 
 
 def figures(
-    runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve], shown: Sequence[Curve]
+    runs: Sequence[tuple[str, Loaded]],
+    curves: Sequence[Curve],
+    lines: Sequence[Line],
+    shown: Sequence[Curve],
 ) -> list[Figure]:
     """Adaptation and learning curves; for each run its tasks, its training, its paths.
 
     Args:
         runs: label and run.
         curves: their evaluations.
-        shown: lines of the adaptation curves: these, seeds as one, and shipped runs beside them.
+        lines: the runs, seeds as one.
+        shown: the adaptation curves of these lines, and of shipped runs beside them.
     """
-    learning = learning_curves(runs, cost=("env_steps", "environment steps of training"))
+    learning = learning_curves(lines, cost=("env_steps", "environment steps of training"))
     theirs = authors(runs, curves)
     made = [adaptation_curves([*shown, *theirs], note=_note(shown, theirs))]
     made += [] if learning is None else [learning]

@@ -12,7 +12,8 @@ from ..catalog import package_data
 from ..configs.sinusoid import EvaluateOptions
 from ..evaluation.evaluate import Loaded
 from ..sinusoid.learner import SinusoidLearner
-from .curves import Curve, Points, adaptation_curves, learning_curves
+from .curves import Curve, Points, adaptation_curves
+from .learning import Line, learning_curves
 from .style import COLOURS, Figure, draw, ink
 from .tasks import after
 
@@ -40,21 +41,25 @@ def notes(runs: Sequence[Loaded]) -> list[tuple[str, str]]:
 
 
 def figures(
-    runs: Sequence[tuple[str, Loaded]], curves: Sequence[Curve], shown: Sequence[Curve]
+    runs: Sequence[tuple[str, Loaded]],
+    curves: Sequence[Curve],
+    lines: Sequence[Line],
+    shown: Sequence[Curve],
 ) -> list[Figure]:
     """Adaptation curves, fits, learning curves.
 
     Args:
         runs: label and run.
         curves: their evaluations.
-        shown: lines of the adaptation curves: these, seeds as one, and shipped runs beside them.
+        lines: the runs, seeds as one.
+        shown: the adaptation curves of these lines, and of shipped runs beside them.
     """
     shots = {curve.evaluation["variants"]["shots"] for curve in shown}
     note = f"{' and '.join(map(str, sorted(shots)))} points to adapt on."
     drawn = [
         adaptation_curves(shown, paper_points() if shots == {5} else (), log=True, note=note),
         fits(*runs[0]),
-        learning_curves(runs, log=True),
+        learning_curves(lines, log=True),
     ]
     return [figure for figure in drawn if figure is not None]
 

@@ -18,12 +18,13 @@ from ..evaluation.comparison import task_difference
 from ..evaluation.evaluate import Loaded, evaluate, load
 from ..evaluation.evaluations import check_evaluation, digest, tasks_told
 from ..evaluation.shipped import ROOT, is_shipped
-from ..plots.curves import Curve
+from ..plots.curves import Curve, mean_of_seeds
+from ..plots.learning import Line
 from ..plots.page import figures_of, page
 from ..plots.style import Figure
 from ..progress import count
 from .labels import labels
-from .together import lines, options_of, seeds_together
+from .together import options_of, seeds_together, sets
 from .view import show_curve
 
 SHOWN_VERSIONS = ("metarl-policies", "torch", "mujoco", "gymnasium", "python")
@@ -52,24 +53,26 @@ def report(
     loaded = [one for _, one in runs]
     with _folder(out):
         curves = [Curve(label, evaluation_of(one)) for label, one in runs]
-        others = beside(module.beside(loaded), paths)
-        figures: list[Figure] = module.figures(runs, curves, [*lines(runs, curves), *others])
+        together = sets(runs, curves)
+        lines = [Line(told, [loaded[i] for i in rows]) for told, rows in together]
+        shown = [
+            Curve(told, mean_of_seeds([curves[i].evaluation for i in rows]))
+            for told, rows in together
+        ]
+        shown += beside(module.beside(loaded), paths)
+        figures: list[Figure] = module.figures(runs, curves, lines, shown)
     _remove_others(out, {figure.name for figure in figures})
     for figure in figures:
         replace(out / f"{figure.name}.png", figure.light)
         replace(out / f"{figure.name}.csv", _csv(figure))
-    together = seeds_together(runs, curves)
+    seeds = seeds_together(runs, curves)
     text = page(
         f"{experiment.name}: {', '.join(label for label, _ in runs)}",
         figures,
         [
             ("What was run", _made(runs, curves)),
             ("After adaptation, mean and 95\u00a0% half-width", rows_of(curves)),
-            *(
-                [("Seeds together, mean and range of the runs' means", together)]
-                if together
-                else []
-            ),
+            *([("Seeds together, mean and range of the runs' means", seeds)] if seeds else []),
         ],
         [
             *module.notes(loaded),

@@ -11,7 +11,7 @@ from metarl.errors import InputError
 
 from ..evaluation.evaluate import Loaded
 from ..options import preset_config
-from ..plots.curves import Curve, mean_of_seeds
+from ..plots.curves import Curve
 from ..progress import count
 
 # Of a configuration: what does not decide how a run is trained.
@@ -75,18 +75,12 @@ def _plain(value: Any) -> str:
     return " ".join(map(str, value)) if several else str(value)
 
 
-def lines(runs: Runs, curves: Sequence[Curve]) -> list[Curve]:
-    """The curves of a figure: those of runs that are alike are one, their mean for each task."""
+def sets(runs: Runs, curves: Sequence[Curve]) -> list[tuple[str, list[int]]]:
+    """All runs in their order: those that are `alike` as one set, each other by itself."""
     merged = {rows[0]: (told, rows) for told, rows in alike(runs, curves)}
     hidden = {i for _, rows in merged.values() for i in rows[1:]}
-    found = []
-    for i, curve in enumerate(curves):
-        if i in merged:
-            told, rows = merged[i]
-            found.append(Curve(told, mean_of_seeds([curves[row].evaluation for row in rows])))
-        elif i not in hidden:
-            found.append(curve)
-    return found
+    alone = ((label, [i]) for i, (label, _) in enumerate(runs))
+    return [merged.get(i, one) for i, one in enumerate(alone) if i not in hidden]
 
 
 def seeds_together(runs: Runs, curves: Sequence[Curve]) -> list[list[str]]:
