@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map, tree_structure
 
 from .errors import InputError
 from .inner import InnerLoop, adapt_path_one, adapting, supports_of
-from .kept import kept
+from .kept import kept_if
 from .loss import Loss
 from .mapping import ChunkFunction, count_tasks, each, resolve_mapping, run_chunks
 from .params import Params, expand_params, split_rates
@@ -44,7 +44,7 @@ def adapt_path(
     tasks = count_tasks(supports)
     options, lr = split_inner(inner, params)
     resolved = resolve_mapping(mapping, supports)
-    run = _paths(resolved.compile, loss, options)
+    run = kept_if(resolved.compile, _paths, loss, options)
     chunks = run_chunks(run, (params, lr), supports, resolved)
     moved = [
         {name: torch.cat([chunk[k][name] for chunk in chunks]) for name in chunks[0][k]}
@@ -105,7 +105,7 @@ def adaptation_curve(
                 "give one for each k = 0..K, or a single one for all"
             )
         resolved = resolve_mapping(mapping, (supports, query))
-        measure = _measures(resolved.compile, outer_loss)
+        measure = kept_if(resolved.compile, _measures, outer_loss)
         rows = [
             tree_map(lambda *x: torch.cat(x), *run_chunks(measure, (), (theta, q), resolved))
             for theta, q in zip(path, queries, strict=True)
@@ -145,7 +145,6 @@ def split_inner(inner: InnerLoop, params: Params) -> tuple[InnerLoop, Params]:
     return options, {n: same[p.dtype, p.device] for n, p in model.items() if n not in learned}
 
 
-@kept
 def _paths(loss: Loss, options: InnerLoop) -> ChunkFunction:
     def path(shared: Any, supports: Any) -> list[Params]:
         params, lr = shared
@@ -156,7 +155,6 @@ def _paths(loss: Loss, options: InnerLoop) -> ChunkFunction:
     return each(path)
 
 
-@kept
 def _measures(loss: Loss) -> ChunkFunction:
     def measure(_: Any, adapted: Any) -> Any:
         measured = loss(*adapted)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from .compiling import compile_products
-from .kept import kept
+from .kept import kept_if
 from .mapping import ChunkFunction, Mapping, autocast_active, each, map_items, run_chunks
 from .params import Params
 from .reduction import InOrder, Reduce, mean_of_chunks
@@ -55,7 +55,7 @@ def gauss_newton(
             for p, (q, version) in zip(theta.values(), here, strict=True)
         )
         if not known:
-            run = _linearised(mapping.compile, fisher)
+            run = kept_if(mapping.compile, _linearised, fisher)
             with torch.no_grad():
                 chunks = run_chunks(run, theta, data, mapping, compiler=compile_products)
             linearised[:] = chunks
@@ -73,7 +73,6 @@ def gauss_newton(
     return product
 
 
-@kept
 def _linearised(fisher: GaussNewton) -> ChunkFunction:
     """Chunk function ``(theta, data) -> (v -> J' M J v)``, the product summed over its tasks."""
     return functools.partial(_linearise, fisher)

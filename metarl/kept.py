@@ -2,39 +2,47 @@
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from .errors import InputError
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 # Losses whose programs are kept, with all that they close over.
 PROGRAMS = 64
 
 
-def kept(make: Callable[..., R]) -> Callable[..., R]:
-    """``(compiled, *arguments)``: what ``make`` returns of them, such as a chunk function.
+def kept_if(compiled: bool, make: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
+    """``make(*arguments)``, a function made of a loss; if compiled, the same one each time.
 
-    Programs are compiled for what it returns, so that there the same arguments have to give the
-    same object. What is not compiled is made anew, and holds nothing that its caller lets go of.
+    A program is compiled for the function object that it is of, so that the same arguments have to
+    give the same object. What is not compiled is made anew, and holds nothing that its caller lets
+    go of.
+
+    Args:
+        compiled: whether it is to be kept.
+        make: a function of a module, which has a cache of its own.
+        arguments: of ``make``.
+        named: likewise.
 
     Raises:
         InputError: an argument of a program cannot be told from others, such as an instance of a
             dataclass that is not frozen.
     """
-    known = functools.lru_cache(maxsize=PROGRAMS)(make)
+    if not compiled:
+        return make(*arguments, **named)
+    try:
+        hash((arguments, *named.items()))
+    except TypeError as error:
+        raise InputError(
+            f"a loss or another function is of an {error}: give a plain function, freeze the "
+            "dataclass, or do not compile"
+        ) from None
+    made: R = _cache(make)(*arguments, **named)
+    return made
 
-    @functools.wraps(make)
-    def once(compiled: bool, *arguments: object) -> R:
-        if not compiled:
-            return make(*arguments)
-        try:
-            hash(arguments)
-        except TypeError as error:
-            raise InputError(
-                f"a loss or another function is of an {error}: give a plain function, freeze the "
-                "dataclass, or do not compile"
-            ) from None
-        return known(*arguments)
 
-    return once
+@functools.cache
+def _cache(make: Callable[..., Any]) -> Callable[..., Any]:
+    return functools.lru_cache(maxsize=PROGRAMS)(make)

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from .adaptation import adapt_tasks, queries_of, split_inner
 from .errors import InputError
 from .inner import InnerLoop, adapt_path_one, supports_of
-from .kept import kept
+from .kept import kept_if
 from .loss import Loss, checked, first
 from .mapping import Mapping, resolve_mapping
 from .objective import mean_gradient, values
@@ -69,8 +69,7 @@ def meta_gradient(
             "a meta-gradient is a number to torch.func transforms, and cannot be differentiated "
             "again: inside them differentiate the outer loss of adapt, or of adapt_tasks"
         )
-    gradient, outputs = mean_gradient(fn, shared, data, resolved, reduce)
-    return outputs, gradient
+    return mean_gradient(fn, shared, data, resolved, reduce)
 
 
 def meta_loss(
@@ -112,7 +111,7 @@ def meta_loss(
         fn, shared, data, resolved = _problem(
             inner_loss, outer_loss, params, supports, query, inner, step_weights, mapping
         )
-        return run_mean(values(resolved.compile, fn), shared, data, resolved, reduce)
+        return run_mean(kept_if(resolved.compile, values, fn), shared, data, resolved, reduce)
     outputs, gradient = meta_gradient(
         inner_loss,
         outer_loss,
@@ -175,7 +174,8 @@ def _problem(
     like = next(iter(params.values()))
     data = (supports, queries)
     resolved = resolve_mapping(mapping, data)
-    fn = _adapted_loss(resolved.compile, inner_loss, outer_loss, options, weights is not None)
+    multi_step = weights is not None
+    fn = kept_if(resolved.compile, _adapted_loss, inner_loss, outer_loss, options, multi_step)
     shared = (params, lr, None if weights is None else like.new_tensor(weights))
     return fn, shared, data, resolved
 
@@ -231,7 +231,6 @@ class _HeldGradient(torch.autograd.Function):
         return (None, None, *torch._foreach_mul(ctx.saved_tensors, slope))
 
 
-@kept
 def _adapted_loss(inner_loss: Loss, outer_loss: Loss, options: InnerLoop, multi_step: bool) -> Any:
     def fn(theta: Params, lr: Params, weights: Tensor | None, data: Any) -> Any:
         supports, queries = data

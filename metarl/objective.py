@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from .gauss_newton import GaussNewton, gauss_newton
-from .kept import kept
+from .kept import kept_if
 from .loss import depending, first
 from .mapping import ChunkFunction, Mapping, each, resolve_mapping
 from .params import Params
@@ -45,7 +45,7 @@ def mean_over_tasks(
     Values and gradients keep sums only, never the graphs of all tasks: a mean loss with a graph
     would hold every task's activations, and all-reducing such a loss over ranks gives wrong
     gradients. Fisher products of a `GaussNewton` do keep, of every task, what does not depend on
-    the vector, until the objective ends: give them few time steps (`metarl.rl.batches.subsample`).
+    the vector, until the objective ends: give them few time steps or points.
 
     Args:
         fn: the objective of one task. Where it is compiled, build it once: programs are kept by its
@@ -63,16 +63,16 @@ def mean_over_tasks(
         return run_mean(run, shared, data, resolved, reduce)
 
     def value(theta: Params) -> tuple[Tensor, Tensor]:
-        loss, kl = mean(values(resolved.compile, fn), (theta,))
+        loss, kl = mean(kept_if(resolved.compile, values, fn), (theta,))
         return loss, kl
 
     def gradient(theta: Params) -> tuple[Tensor, Tensor, Params]:
-        g, (loss, kl) = mean_gradient(fn, (theta,), data, resolved, reduce)
-        return loss, kl, g
+        (loss, kl), slope = mean_gradient(fn, (theta,), data, resolved, reduce)
+        return loss, kl, slope
 
     def hessian(theta: Params, v: Params) -> Params:
         along = {name: v[name] for name in theta}
-        fv: Params = mean(_hessians(resolved.compile, fn), (theta, along))
+        fv: Params = mean(kept_if(resolved.compile, _hessians, fn), (theta, along))
         return fv
 
     if fisher is None:
@@ -90,10 +90,6 @@ def _summed(fn: Callable[..., Any]) -> ChunkFunction:
     return run
 
 
-# Compiled chunk functions are kept by the identity of what they are made of.
-
-
-@kept
 def values(fn: Callable[..., Any]) -> ChunkFunction:
     """Chunk function ``(shared, data) -> sums`` of ``fn(*shared, data)``."""
     return _summed(fn)
@@ -105,21 +101,21 @@ def mean_gradient(
     data: Any,
     mapping: Mapping,
     reduce: Reduce | InOrder | None,
-) -> tuple[Params, Any]:
-    """Means over tasks of the gradient and the values of ``fn(theta, *rest, one task's data)``.
+) -> tuple[Any, Params]:
+    """Means over tasks of the values and the gradient of ``fn(theta, *rest, one task's data)``.
 
     The gradient lies in memory as theta does: a fused optimiser steps through both in the order
     of memory, and compiled programs may hand over a transpose.
     """
-    gradient, outputs = run_mean(gradients(mapping.compile, fn), shared, data, mapping, reduce)
-    return {name: _laid_out_like(g, shared[0][name]) for name, g in gradient.items()}, outputs
+    run = kept_if(mapping.compile, gradients, fn)
+    gradient, outputs = run_mean(run, shared, data, mapping, reduce)
+    return outputs, {name: _laid_out_like(g, shared[0][name]) for name, g in gradient.items()}
 
 
 def _laid_out_like(x: Tensor, like: Tensor) -> Tensor:
     return x if x.stride() == like.stride() else torch.empty_like(like, dtype=x.dtype).copy_(x)
 
 
-@kept
 def gradients(fn: Callable[..., Any]) -> ChunkFunction:
     """Chunk function ``((theta, *shared), data) -> (d sum / d theta, sums)``.
 
@@ -141,7 +137,6 @@ def gradients(fn: Callable[..., Any]) -> ChunkFunction:
     return run
 
 
-@kept
 def _hessians(fn: TaskFunction) -> ChunkFunction:
     """Chunk function ``((theta, v), data) -> (d^2 sum of kl / d theta^2) v``."""
     summed = _summed(fn)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from .kept import kept
+from .kept import kept_if
 from .mapping import ChunkFunction, Mapping, count_tasks, run_chunks
 
 Reduce = Callable[[Tensor], Tensor]
@@ -66,7 +66,8 @@ def run_mean(
     with torch.no_grad():
         if reduce is None and mapping.chunk_size(count_tasks(data)) is None:
             # The division goes into the program: a small one feels each operation beside it.
-            return run_chunks(_divided(mapping.compile, run), shared, data, mapping)[0]
+            divided = kept_if(mapping.compile, _divided, run)
+            return run_chunks(divided, shared, data, mapping)[0]
         return run_chunks(
             run,
             shared,
@@ -76,7 +77,6 @@ def run_mean(
         )
 
 
-@kept
 def _divided(run: ChunkFunction) -> ChunkFunction:
     """A chunk function's sums divided by the number of the chunk's tasks."""
 

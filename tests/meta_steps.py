@@ -14,7 +14,7 @@ from walkers import Walker
 from metarl import InnerLoop, from_module, torch_stream
 from metarl.params import Params
 from metarl.rl.clock import Clock
-from metarl.rl.collect import Collected, collect_meta_batch
+from metarl.rl.collect import collect_meta_batch
 from metarl.rl.maml import Update, meta_step
 from metarl.rl.objectives import policy_objectives
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
@@ -33,11 +33,8 @@ class Setting(NamedTuple):
     def step(self, update: Update, *, theta: Params | None = None, seed: int = 0) -> Any:
         """``(theta, metrics)`` of one meta-iteration."""
         shared = {name: self.options[name] for name in ("objectives", "mapping")}
-        collect = functools.partial(self._collect, seed)
+        collect = functools.partial(collect_meta_batch, seed=seed, **self.options)
         return meta_step(self.theta if theta is None else theta, collect, update, **shared)
-
-    def _collect(self, seed: int, theta: Params, clock: Clock) -> Collected:
-        return collect_meta_batch(theta, seed=seed, clock=clock, **self.options)
 
 
 def trpo(setting: Setting, **options: Any) -> Update:
@@ -48,12 +45,12 @@ def trpo(setting: Setting, **options: Any) -> Update:
         "mapping": setting.options["mapping"],
     }
 
-    def update(theta: Params, data: Any, clock: Any) -> Any:
+    def update(theta: Params, data: Any, *, clock: Clock) -> Any:
         return trpo_update(
             setting.options["objectives"],
             theta,
             data,
-            generator=torch_stream(0, "fisher"),
+            generator=torch_stream(0, "fisher"),  # the same in every step
             clock=clock,
             **{**defaults, **options},
         )
@@ -114,12 +111,7 @@ def updated(setting: Setting, name: str) -> tuple[Any, Any]:
     if name == "trpo":
         return trpo(setting), None
     optimizer = torch.optim.Adam(setting.theta.values(), lr=0.01)
-    shared = {"mapping": "auto"}
-
-    def update(theta: Params, data: Any, clock: Clock) -> Any:
-        own = setting.options["objectives"]
-        if name == "adam":
-            return adam_update(own, theta, data, optimizer, clock=clock, **shared)
-        return promp_update(own, theta, data, optimizer, penalty=0.1, clock=clock, **shared)
-
-    return update, optimizer
+    own = setting.options["objectives"]
+    if name == "adam":
+        return functools.partial(adam_update, own, optimizer=optimizer), optimizer
+    return functools.partial(promp_update, own, optimizer=optimizer, penalty=0.1), optimizer

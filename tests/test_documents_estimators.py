@@ -69,7 +69,7 @@ def infinite_batch(seed: int) -> dict[str, float]:
         meta.stacked(paths, (paths.probabilities(at)[:, None] * paths.to_go())[None])
         for at in (x, adapted(x))
     ]
-    data = MetaBatch((batches[0],), batches[1], torch.zeros(1, dtype=meta.F64))
+    data = MetaBatch((batches[0],), batches[1])
     lr = meta.ALPHA * paths.to_go().numel()
     losses = {kind: meta.build(kind, lr=lr) for kind in KINDS}
     losses["loglik, first order"] = first_order(lr)

@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl import InnerLoop, adapt_tasks, adaptation_curve, mean_over_tasks, meta_loss
 from metarl.compiling import chunks
 from metarl.gauss_newton import GaussNewton
-from metarl.kept import kept
+from metarl.kept import kept_if
 from metarl.params import Params
 
 S = sinusoids(tasks=2, width=4)
@@ -49,9 +49,12 @@ def test_a_loss_that_is_not_compiled_may_go() -> None:
 
 
 def test_a_compiled_one_gives_the_same_object() -> None:
-    made = kept(lambda loss: [loss])
-    assert made(True, used_once) is made(True, used_once)
-    assert made(False, used_once) is not made(False, used_once)
+    def make(loss: Any) -> list[Any]:
+        return [loss]
+
+    assert kept_if(True, make, used_once) is kept_if(True, make, used_once)
+    assert kept_if(False, make, used_once) is not kept_if(False, make, used_once)
+    assert kept_if(True, make, used_once) is not kept_if(True, make, make)
 
 
 def test_a_number_that_changes_is_told_and_programs_are_bounded(

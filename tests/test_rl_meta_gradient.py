@@ -91,7 +91,7 @@ def test_infinite_inner_batch(seed: int) -> None:
     weights = paths.to_go()
     support = stacked(paths, (paths.probabilities(x)[:, None] * weights)[None])
     query = stacked(paths, (paths.probabilities(adapted(x))[:, None] * weights)[None])
-    data = MetaBatch((support,), query, torch.zeros(1, dtype=F64))
+    data = MetaBatch((support,), query)
     lr = ALPHA * weights.numel()  # of a mean over the support's steps, for their sum
     errors = {
         kind: rel(surrogate_gradient(build(kind, lr=lr), x, data), truth)

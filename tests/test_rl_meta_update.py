@@ -37,7 +37,7 @@ def test_trust_region_is_the_iterations(monkeypatch: pytest.MonkeyPatch) -> None
     )
     config, state = replace(CONFIG, update="trpo"), State({}, None, {"seed": 1})
     for iteration in (0, 2, 4):
-        meta_update(config, NOTHING, state, iteration, {}, NOTHING, Clock())
+        meta_update(config, NOTHING, state, iteration, {}, NOTHING, clock=Clock())
     options = [call.options for call in calls]
     assert [x["max_kl"] for x in options] == pytest.approx([0.02, 0.01, 0.0002])
     assert {(x["cg_steps"], x["fisher_fraction"]) for x in options} == {(3, 0.5)}
@@ -56,7 +56,7 @@ def test_promp_takes_the_penalty_of_the_state_and_leaves_the_next(
     )
     state = PolicyLearner(CONFIG, MACHINE).init(0)
     for iteration in (0, 2):
-        meta_update(CONFIG, NOTHING, state, iteration, {}, NOTHING, Clock())
+        meta_update(CONFIG, NOTHING, state, iteration, {}, NOTHING, clock=Clock())
     assert state.optimizer is not None
     assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 2)
     assert [(x.options["epochs"], x.options["penalty"]) for x in calls] == [(3, 5e-4)] * 2

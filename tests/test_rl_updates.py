@@ -129,7 +129,7 @@ def test_configured_conjugate_gradient_steps_reach_the_step() -> None:
     def direction(cg_steps: int) -> Tensor:
         config = Config(cg_steps=cg_steps, max_kl=1e-3, fisher_fraction=1.0)
         state = State(p.theta, None, {"seed": 0})
-        moved, _ = meta_update(config, p.objectives, state, 0, p.theta, p.data, Clock())
+        moved, _ = meta_update(config, p.objectives, state, 0, p.theta, p.data, clock=Clock())
         step = flat(moved) - flat(p.theta)
         return step / step.norm()
 
@@ -195,7 +195,7 @@ def trained(
     optimizer = torch.optim.Adam(theta.values(), lr=0.05)
     penalty = 1e-3
 
-    def step(theta: Params, data: Any, clock: Clock) -> Any:
+    def step(theta: Params, data: Any, *, clock: Clock) -> Any:
         nonlocal penalty
         if update == "adam":
             return adam_update(objectives, theta, data, optimizer, clock=clock)
@@ -208,7 +208,7 @@ def trained(
         generator = torch_stream(seed, "fisher")
         return trpo_update(objectives, theta, data, max_kl=0.01, generator=generator, clock=clock)
 
-    def collect(i: int, theta: Params, clock: Clock) -> Collected:
+    def collect(i: int, theta: Params, *, clock: Clock) -> Collected:
         return collect_meta_batch(
             theta,
             policy=policy,

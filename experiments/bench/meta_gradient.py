@@ -48,7 +48,7 @@ def meta_gradient_bench(
     }
     seconds = medians(runs, repetitions)
     one = torch.utils._pytree.tree_map(lambda x: x[:1], data)
-    work = config.meta_batch * operations_of(lambda: gradients(False, surrogate)((theta,), one))
+    work = config.meta_batch * operations_of(lambda: gradients(surrogate)((theta,), one))
     gradient = seconds["gradient"]
     return {
         "milliseconds": 1e3 * gradient,

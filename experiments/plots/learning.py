@@ -104,9 +104,9 @@ def learning_curves(
 
 
 def _paint_seeds(axes: Axes, seeds: Sequence[Series], **look: Any) -> None:
-    x, mean, low, high = mean_and_range(seeds) if seeds else ([],) * 4
-    if not len(x):
+    if not seeds:
         return
+    x, mean, low, high = mean_and_range(seeds)
     if len(x) == 1 and look["marker"] is None:
         look["marker"] = "."
     axes.plot(x, mean, **look)

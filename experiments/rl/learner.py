@@ -1,7 +1,8 @@
 """Meta-policies: what one meta-iteration is, how it is validated and evaluated."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ class PolicyLearner:
     ) -> Sampler:
         env = self.config.env
         if task_range is not None:
-            env = type(env)(**{**vars(env), "task_range": task_range})
+            env = replace(env, task_range=task_range)
         sampler = make_sampler(
             env,
             tasks=tasks,
@@ -165,7 +166,7 @@ class PolicyLearner:
             "ranks": self.ranks,
         }
         rng = metarl.stream(seed, "train-tasks", iteration)
-        collect: Callable[..., Collected] = functools.partial(
+        collect = functools.partial(
             collect_meta_batch,
             sampler=sampler,
             tasks=sampler.sample_tasks(self.config.meta_batch * self.mixed, rng),
@@ -178,6 +179,8 @@ class PolicyLearner:
             meta_update,
             self.config,
             self.objectives,
+            state,
+            iteration,
             mapping=self.mapping,
             reduce=self.ranks.reducer(self.machine.exact),
         )
@@ -197,8 +200,8 @@ class PolicyLearner:
                 )
             moved, metrics = meta_step(
                 theta,
-                lambda theta, clock: collect(theta, clock=clock),
-                functools.partial(update, state, iteration),
+                collect,
+                update,
                 objectives=self.objectives,
                 mapping=self.mapping,
                 ranks=self.ranks,

@@ -50,7 +50,9 @@ def policy_needs(
         discrete = torch.empty(weights.shape, dtype=torch.int64, device="meta")
         actions = old.mean if isinstance(old, Gaussian) else discrete
         batch = Batch(observations, actions, weights, weights, old)
-        return MetaBatch((batch,) * config.inner_steps, batch, weights[:, 0, 0])
+        corrected = config.sampling_correction != "off"
+        scores = weights[:, 0, 0] if corrected else None
+        return MetaBatch((batch,) * config.inner_steps, batch, scores)
 
     data = batches(config.env.horizon)
     definite = resolve_mapping(mapping, data)

@@ -20,6 +20,7 @@ def meta_update(
     iteration: int,
     theta: metarl.Params,
     data: MetaBatch,
+    *,
     clock: Clock,
     **mapped: Any,
 ) -> tuple[metarl.Params, dict[str, float]]:

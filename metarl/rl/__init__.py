@@ -14,14 +14,14 @@ One meta-iteration, from its parts:
 """
 
 from .acting import Policy
-from .batches import Batch, MetaBatch
+from .batches import Batch, MetaBatch, make_batch, score_weights
 from .clock import Clock
-from .collect import Collected, collect_meta_batch
-from .distributions import Categorical, Gaussian, entropy, log_prob
+from .collect import Adapted, Collected, adapt_by_acting, collect_meta_batch
+from .distributions import Categorical, Gaussian, entropy, kl, log_prob, sample
 from .loading import load
 from .maml import meta_step
 from .metapolicy import MetaPolicy
-from .objectives import PolicyObjectives, policy_objectives
+from .objectives import PolicyObjectives, policy_gradient_loss, policy_objectives
 from .old_policy import old_policy
 from .policies import CategoricalMLP, GaussianMLP, in_head
 from .rollout import Rollout
@@ -31,6 +31,7 @@ from .vector import make_halves
 from .weighting import Weighting
 
 __all__ = [
+    "Adapted",
     "Batch",
     "Categorical",
     "CategoricalMLP",
@@ -46,16 +47,22 @@ __all__ = [
     "Sampler",
     "Weighting",
     "adam_update",
+    "adapt_by_acting",
     "collect_meta_batch",
     "entropy",
     "in_head",
+    "kl",
     "load",
     "log_prob",
+    "make_batch",
     "make_halves",
     "meta_step",
     "next_penalty",
     "old_policy",
+    "policy_gradient_loss",
     "policy_objectives",
     "promp_update",
+    "sample",
+    "score_weights",
     "trpo_update",
 ]

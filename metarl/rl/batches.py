@@ -37,11 +37,12 @@ class MetaBatch(NamedTuple):
     """All tasks' data of one meta-iteration.
 
     ``query.old`` is the old post-update policy; ``supports[k].old`` the policy after k steps.
+    ``score_weights`` are what ``sampling_correction`` takes, see `score_weights`.
     """
 
     supports: tuple[Batch, ...]  # one for each inner step, sampled before it
     query: Batch  # sampled after the last step
-    score_weights: Tensor  # (task,), for the sampling correction: see `score_weights`
+    score_weights: Tensor | None = None  # (task,), for the sampling correction only
 
 
 def make_batch(rollout: Rollout, weights: Tensor) -> Batch:

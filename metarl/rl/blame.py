@@ -1,6 +1,9 @@
 """Which task is behind a failed meta-update."""
 
-from torch.utils._pytree import tree_map
+import operator
+
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from metarl.errors import NonFiniteError
 from metarl.objective import mean_over_tasks
@@ -22,8 +25,8 @@ def blame(
         theta: initial parameters.
         data: of all tasks.
     """
-    for task in range(len(data.score_weights)):
-        own = tree_map(lambda x, task=task: x[task : task + 1], data)
+    for task in range(len(data.query.mask)):
+        own = tree_map_only(Tensor, operator.itemgetter(slice(task, task + 1)), data)
         objective = mean_over_tasks(objectives.surrogate, own, mapping="vmap")
         try:
             require_usable(*objective.gradient(theta))

@@ -172,7 +172,7 @@ def collect_meta_batch(
     with clock("adapt"):
         weights, unit = weighting.split(rollout)
         query = make_batch(rollout, weights)
-    scores = torch.zeros_like(unit)
+    scores = None
     if objectives.sampling_correction != "off":
         scores = score_weights(ranks.gather(mean_return(rollout)), ranks.gather(unit))[rows]
     return Collected(

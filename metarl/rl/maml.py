@@ -1,6 +1,6 @@
 """One meta-iteration of a policy, in one direction: sample, adapt, sample, update."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from metarl.distributed import ALONE, Ranks
 from metarl.errors import NonFiniteError
@@ -14,11 +14,21 @@ from .objectives import PolicyObjectives
 from .old_policy import old_policy
 from .progress import inner_gradient_norm, progress
 
-Collect = Callable[[Params, Clock], Collected]
-"""``(theta, clock) -> collected``: `collect_meta_batch` with tasks and settings filled in."""
 
-Update = Callable[[Params, MetaBatch, Clock], tuple[Params, dict[str, float]]]
-"""``(theta, data, clock) -> (theta, metrics)``: a meta-update with its settings filled in."""
+class Collect(Protocol):
+    """`collect_meta_batch` with tasks and settings filled in."""
+
+    def __call__(self, theta: Params, /, *, clock: Clock) -> Collected:
+        """Sample and adapt under theta."""
+
+
+class Update(Protocol):
+    """A meta-update, such as `trpo_update`, with its settings filled in."""
+
+    def __call__(
+        self, theta: Params, data: MetaBatch, /, *, clock: Clock
+    ) -> tuple[Params, dict[str, float]]:
+        """The new theta, and metrics."""
 
 
 def meta_step(
@@ -37,8 +47,8 @@ def meta_step(
 
     Args:
         theta: initial parameters, learned step sizes among them.
-        collect: samples and adapts, see `collect_meta_batch`.
-        update: TRPO, ProMP or Adam, see `updates`.
+        collect: samples and adapts: ``functools.partial`` of `collect_meta_batch`.
+        update: likewise of `trpo_update`, `promp_update` or `adam_update`.
         objectives: the task functions that ``collect`` adapts by.
         mapping: of the policies before the update.
         ranks: share the tasks, as in ``collect``.
@@ -50,14 +60,14 @@ def meta_step(
         NonFiniteError: anything sampled or computed is not finite; theta is unchanged.
     """
     clock = Clock()
-    collected = collect(theta, clock)
+    collected = collect(theta, clock=clock)
     with clock("adapt"):
         data = old_policy(objectives, theta, collected.data, mapping=mapping)
     # Before the update, which may move theta in place.
     sampled = progress(collected, ranks)
     sampled["inner_grad_norm"] = inner_gradient_norm(theta, collected.path, objectives.inner, ranks)
     try:
-        new_theta, metrics = update(theta, data, clock)
+        new_theta, metrics = update(theta, data, clock=clock)
     except NonFiniteError as error:
         raise blame(error, objectives, theta, data) from None
     return new_theta, {**sampled, **metrics, **clock.metrics()}

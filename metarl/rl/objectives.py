@@ -83,7 +83,6 @@ def policy_objectives(
     Args:
         apply: pure policy ``(params, observations) -> distribution``.
         inner: how the task adapts.
-        sampling_correction: what ``surrogate`` holds.
         inner_surrogate: ``loglik`` (the paper's code; its curvature is biased), ``lvc`` (curvature
             exact at horizon 1), ``dice`` (exact) or ``linear`` (see `policy_gradient_loss`); or a
             loss of one's own, ``(params, batch) -> scalar`` of one task's `Batch`.
@@ -142,6 +141,10 @@ def policy_objectives(
             query.mask,
         )
         if sampling_correction == "emaml":
+            if data.score_weights is None:
+                raise InputError(
+                    "sampling_correction='emaml' needs MetaBatch.score_weights, see score_weights"
+                )
             # The surrogate holds the returns of all episodes, divided by their number of steps.
             unit = query.mask[:, 0].sum() / query.mask.sum().clamp(min=1)
             for params, support in zip(path, data.supports, strict=False):

@@ -1,16 +1,15 @@
 """The policies that ratios and divergences are taken against."""
 
 import warnings
-from collections.abc import Callable
 
 import torch
 
-from metarl.kept import kept
-from metarl.mapping import ChunkFunction, each, resolve_mapping, run_chunks
+from metarl.kept import kept_if
+from metarl.mapping import each, resolve_mapping, run_chunks
 from metarl.params import Params
 
 from .batches import MetaBatch
-from .distributions import Distribution, kl
+from .distributions import kl
 from .objectives import PolicyObjectives
 from .surrogates import reduce
 
@@ -47,7 +46,7 @@ def own_policy(
     """`old_policy` of any data, whoever acted in it."""
     with torch.no_grad():
         resolved = resolve_mapping(mapping, data)
-        run = _policies(resolved.compile, objectives.policies)
+        run = kept_if(resolved.compile, each, objectives.policies)
         chunks = run_chunks(run, theta, data, resolved)
     old = [
         type(parts[0])(*map(torch.cat, zip(*parts, strict=True)))
@@ -55,10 +54,3 @@ def own_policy(
     ]
     supports = tuple(s._replace(old=o) for s, o in zip(data.supports, old[:-1], strict=True))
     return data._replace(supports=supports, query=data.query._replace(old=old[-1]))
-
-
-@kept
-def _policies(
-    policies: Callable[[Params, MetaBatch], tuple[Distribution, ...]],
-) -> ChunkFunction:
-    return each(policies)

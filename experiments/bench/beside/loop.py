@@ -1,8 +1,10 @@
 """A meta-update task by task through ``torch.autograd``: what other libraries are."""
 
+import operator
+
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 import metarl
 from metarl.objective import Objective
@@ -60,7 +62,8 @@ def loop_objective(learner: PolicyLearner, data: MetaBatch, few: MetaBatch) -> O
 
 
 def _split(data: MetaBatch) -> list[MetaBatch]:
-    return [tree_map(lambda x, i=i: x[i], data) for i in range(len(data.score_weights))]
+    tasks = range(len(data.query.mask))
+    return [tree_map_only(Tensor, operator.itemgetter(i), data) for i in tasks]
 
 
 def _after(

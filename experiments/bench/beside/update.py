@@ -53,6 +53,6 @@ def prepare(config: Config, machine: Machine) -> Prepared:
         old = Gaussian(torch.zeros_like(actions), torch.zeros_like(actions))
         return Batch(draw(inputs), actions, draw(), torch.ones(shape), old)
 
-    data = MetaBatch((batch(),), batch(), torch.zeros(config.meta_batch))
+    data = MetaBatch((batch(),), batch())
     data = own_policy(learner.objectives, theta, data, mapping=learner.mapping)
     return Prepared(learner, theta, data, subsample(data, config.fisher_fraction, generator))
