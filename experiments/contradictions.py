@@ -6,6 +6,7 @@ from typing import Any
 
 from metarl.errors import InputError, RunWarning
 
+from .configs.base import FamilyConfig
 from .options import value_of
 
 
@@ -41,3 +42,10 @@ def warn_of_initial_values(argv: Sequence[str], config: Any, *, step_sizes: bool
         if value_of(argv, name) is not None:
             text = f"{name} has no effect: the checkpoint of --from has its own values"
             warnings.warn(text, RunWarning, stacklevel=2)
+
+
+def warn_of_unused(argv: Sequence[str], config: FamilyConfig) -> None:
+    """Warn of options that were given and have no effect."""
+    for name, cause in config.unused().items():
+        if value_of(argv, name) is not None:
+            warnings.warn(f"{name} has no effect under {cause}", RunWarning, stacklevel=2)

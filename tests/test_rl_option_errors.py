@@ -24,7 +24,8 @@ from metarl.rl import (
 from metarl.rl.advantages import advantages
 from metarl.rl.objectives import policy_gradient_loss
 from metarl_experiments.configs.rl import Config
-from metarl_experiments.rl.contradictions import warn_of_standing_still, warn_of_unused
+from metarl_experiments.contradictions import warn_of_unused
+from metarl_experiments.rl.contradictions import warn_of_standing_still
 
 NOTHING: Any = None
 NAVIGATION = "metarl_envs:metarl/Navigation2D-v0"

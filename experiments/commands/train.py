@@ -17,15 +17,14 @@ import torch
 from metarl.distributed import Ranks, joined
 from metarl.errors import InputError, MetarlError
 from metarl.runs import Run, Snapshot, versions
-from metarl_envs import WORLDS
 
 from ..catalog import Experiment
-from ..contradictions import warn_of_initial_values
+from ..configs.base import FamilyConfig
+from ..contradictions import warn_of_initial_values, warn_of_unused
 from ..family import Learner, State
 from ..machine import Machine, resolve
 from ..options import find_experiment, positionals
 from ..progress import Quiet, Reporter, announce, count, reporter, tell
-from ..rl.contradictions import warn_of_unused
 from ..training.loop import Plan, train
 from ..training.opening import free_directory, opened, start_from, stored_values
 from ..training.options import TrainOptions, fresh, given_again, rank_timeout, resumed
@@ -78,16 +77,16 @@ def train_experiment(experiment: Experiment, argv: Sequence[str]) -> tuple[int, 
 
 
 @contextmanager
-def _suspects(config: Any) -> Iterator[None]:
-    """Name a user's environment beside an error of the program, which it may be the cause of."""
+def _suspects(config: FamilyConfig) -> Iterator[None]:
+    """Name a part of the user's beside an error of the program, which it may be the cause of."""
     try:
         yield
     except MetarlError:
         raise
     except Exception as error:
-        env = getattr(config, "env", None)
-        if env is not None and env.id not in WORLDS:
-            error.add_note(f"`metarl check {env.id}` finds what the environment lacks, if it does")
+        suspect = config.suspect()
+        if suspect is not None:
+            error.add_note(suspect)
         raise
 
 

@@ -1,8 +1,9 @@
 """Configuration of the few-shot image experiments (Finn, Abbeel, Levine 2017, section 5.2)."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from .base import FamilyConfig
 from .bounds import Range, check_product
 
 # One task's chain to a thread.
@@ -17,7 +18,7 @@ Rate = Annotated[float, Range(0, 100)]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(FamilyConfig):
     """Few-shot images.
 
     Attributes:
@@ -54,6 +55,8 @@ class Config:
         validation_tasks: fixed tasks of each validation.
     """
 
+    metric: ClassVar[str] = "accuracy"
+
     dataset: Literal["omniglot", "mini-imagenet"] = "omniglot"
     data: str | None = None
     net: Literal["strided", "pooled", "dense"] = "strided"
@@ -85,6 +88,16 @@ class Config:
         """Refuse sizes that ask for too much memory together (ValueError)."""
         check_product(1e5, "images", meta_batch=self.tasks, ways=self.ways, shots=self.shots)
         check_product(1e5, "images", meta_batch=self.tasks, ways=self.ways, query=self.queries)
+
+    def task_settings(self, options: Any) -> dict[str, Any]:
+        """What images tasks are made of."""
+        del options
+        return {"dataset": self.dataset, "rotate": self.rotate}
+
+    def size_settings(self, options: Any) -> dict[str, Any]:
+        """Classes of a task and images of each."""
+        del options
+        return {"ways": self.ways, "shots": self.shots}
 
     @property
     def queries(self) -> int:

@@ -1,14 +1,21 @@
 """Configuration of meta-policies (Finn, Abbeel, Levine 2017, section 5.3)."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from .base import FamilyConfig
 from .bounds import Range, check_product
 
 # As many as there are: physics and chains of tasks keep every core busy.
 THREADS = 1024
 # Iterations from which on compiling the step, about a minute, is earned back.
 LONG_RUN = 200
+# What the meta-updates do not read.
+_UNUSED = {
+    "trpo": ("--lr", "--epochs", "--clip"),
+    "adam": ("--max-kl", "--cg-steps", "--fisher-fraction", "--epochs", "--clip"),
+    "promp": ("--cg-steps", "--fisher-fraction"),
+}
 # What gymnasium.make would import to find an environment of metarl's own.
 OURS = "metarl_envs:"
 
@@ -48,7 +55,7 @@ class EnvConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(FamilyConfig):
     """Meta-policies by gradient-based adaptation.
 
     Attributes:
@@ -103,6 +110,14 @@ class Config:
         validation_tasks: fixed tasks of each validation.
     """
 
+    metric: ClassVar[str] = "return"
+    counts: ClassVar[tuple[str, ...]] = ("episodes",)
+    held_out: ClassVar[dict[str, int]] = {"tasks": 200, "task_seed": 0}
+    mends: ClassVar[dict[str, str]] = {
+        "env.task_range": "; add --task-range LOW HIGH",
+        "evaluation_episodes": "; add --episodes N",
+    }
+
     env: EnvConfig = field(default_factory=EnvConfig)
     iterations: Annotated[int, Range(0, 10**9)] = 500
     meta_batch: Size = 40
@@ -149,6 +164,35 @@ class Config:
         sizes = {"episodes": self.episodes, "env__horizon": self.env.horizon}
         check_product(1e8, "time steps", meta_batch=self.meta_batch, **sizes)
         check_product(1e8, "time steps", validation_tasks=self.validation_tasks, **sizes)
+
+    def task_settings(self, options: "EvaluateOptions") -> dict[str, Any]:
+        """The environment, and its range of tasks where these are drawn from it."""
+        env = self.env
+        settings: dict[str, Any] = {
+            "env.id": env.id,
+            "env.physics": env.physics,
+            "env.horizon": env.horizon,
+            "env.sparse": env.sparse,
+        }
+        if options.task_range is None and options.task_seed != "paper":
+            settings["env.task_range"] = env.task_range
+        return settings
+
+    def size_settings(self, options: "EvaluateOptions") -> dict[str, Any]:
+        """Episodes of a task."""
+        if options.episodes is not None:
+            return {}
+        return {"evaluation_episodes": self.evaluation_episodes or self.episodes}
+
+    def unused(self) -> dict[str, str]:
+        """What the meta-update does not read."""
+        return dict.fromkeys(_UNUSED[self.update], f"--update {self.update}")
+
+    def suspect(self) -> str | None:
+        """An environment of the user's."""
+        if self.env.id.startswith("metarl/"):
+            return None
+        return f"`metarl check {self.env.id}` finds what the environment lacks, if it does"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Configuration of the sinusoid regression (Finn, Abbeel, Levine 2017, section 5.1)."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
+from .base import FamilyConfig
 from .bounds import Range, check_product
 
 # Networks this small lose time to every thread beyond the first.
@@ -16,7 +17,7 @@ Rate = Annotated[float, Range(0, 100)]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(FamilyConfig):
     """Sinusoid regression.
 
     Attributes:
@@ -42,6 +43,9 @@ class Config:
         validation_tasks: fixed tasks of each validation.
         validation_shots: points a validation task adapts on.
     """
+
+    metric: ClassVar[str] = "loss"
+    counts: ClassVar[tuple[str, ...]] = ("shots",)
 
     iterations: Count = 70_000
     meta_batch: Points = 25

@@ -1,6 +1,5 @@
 """Whether runs can be compared, and the paired difference of their evaluations."""
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,6 @@ RESAMPLES = 10_000
 BLOCK = 10_000_000
 # What tells the tasks of one seed apart; families write those that they have.
 TASK_VARIANTS = ("task", "physics", "ways", "shots")
-# Settings of a run that make other tasks, or other returns on them; families have some of them.
-SIZES = ("ways", "shots")
-TASK_SETTINGS = (
-    *("dataset", "rotate"),
-    *("env.id", "env.physics", "env.horizon", "env.sparse", "env.task_range"),
-)
-EPISODES = "evaluation_episodes"
-MENDS = {"env.task_range": "; add --task-range LOW HIGH", EPISODES: "; add --episodes N"}
 
 
 def check_comparable(one: Loaded, other: Loaded, options: Any) -> None:
@@ -42,45 +33,29 @@ def check_comparable(one: Loaded, other: Loaded, options: Any) -> None:
             f"--compare {path}: is a run of {other.experiment.name}, {beside} of "
             f"{one.experiment.name}"
         )
-    difference = task_difference(one, other, options, names=(*SIZES, *TASK_SETTINGS, EPISODES))
+    difference = task_difference(one, other, options, sizes=True)
     if difference is not None:
-        mend = MENDS.get(difference.partition(" ")[0], "")
+        mend = one.config.mends.get(difference.partition(" ")[0], "")
         raise InputError(f"--compare {path}: {difference}{mend}")
 
 
-def task_difference(
-    one: Loaded, other: Loaded, options: Any, *, names: tuple[str, ...] = TASK_SETTINGS
-) -> str | None:
+def task_difference(one: Loaded, other: Loaded, options: Any, *, sizes: bool = False) -> str | None:
     """The first setting by which two runs of an experiment are evaluated on unlike tasks.
 
     Args:
         one: a run.
         other: a run.
         options: of both evaluations; a setting that they choose is the same for both.
-        names: settings to look at.
+        sizes: whether tasks of other sizes are unlike, see `FamilyConfig`.
     """
-    theirs, ours = (_settings(run.config, options, names) for run in (other, one))
+    theirs, ours = (
+        run.config.task_settings(options) | (run.config.size_settings(options) if sizes else {})
+        for run in (other, one)
+    )
     for name, value in theirs.items():
         if value != ours[name]:
             return f"{name} is {value}, that of {one.record.path} is {ours[name]}"
     return None
-
-
-def _settings(config: Any, options: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    values = asdict(config)
-    values |= {f"env.{name}": value for name, value in values.get("env", {}).items()}
-    chosen = {name for name, value in asdict(options).items() if value is not None}
-    if EPISODES in values:
-        values[EPISODES] = values[EPISODES] or values["episodes"]
-    if "episodes" in chosen:
-        chosen.add(EPISODES)
-    if getattr(options, "task_seed", None) == "paper":
-        chosen.add("task_range")
-    return {
-        name: values[name]
-        for name in names
-        if name in values and name.rpartition(".")[2] not in chosen
-    }
 
 
 def _after(evaluation: dict[str, Any], steps: int) -> np.ndarray:

@@ -29,9 +29,6 @@ FIELDS = (
 )
 # Of a row's largest number: `per_task` has six digits.
 ROUNDING = 1e-5
-# What each family measures, and the variants without which its figures cannot be drawn.
-METRICS = {"rl": "return", "sinusoid": "loss", "images": "accuracy"}
-COUNTS = {"return": ("episodes",), "loss": ("shots",), "accuracy": ()}
 
 
 def digest(params: Mapping[str, Tensor]) -> str:
@@ -71,7 +68,8 @@ def _check(value: Mapping[str, Any], experiment: str) -> None:
         raise ValueError(f"it has no {', '.join(missing)}")
     if value["experiment"] != experiment:
         raise ValueError(f"it is of {value['experiment']}, the run of {experiment}")
-    if value["metric"] != METRICS[EXPERIMENTS[experiment].family]:
+    config = EXPERIMENTS[experiment].configs().Config
+    if value["metric"] != config.metric:
         raise ValueError(f"its metric is {value['metric']!r}")
     per_task = np.array(value["per_task"], dtype=float)
     shape = (value["steps"] + 1, value["tasks"])
@@ -79,7 +77,7 @@ def _check(value: Mapping[str, Any], experiment: str) -> None:
         raise ValueError(f"per_task is {per_task.shape}, steps and tasks say {shape}")
     if not isinstance(value["variants"], dict):
         raise ValueError("variants is not an object")
-    for name in COUNTS[value["metric"]]:
+    for name in config.counts:
         if type(value["variants"].get(name)) is not int:
             raise ValueError(f"variants has no number of {name}")
     scale = np.abs(np.where(np.isfinite(per_task), per_task, 0)).max(1)

@@ -34,12 +34,12 @@ def shipped(root: Path) -> list[Path]:
 def protocols(experiment: Experiment, group: str) -> dict[str, Any]:
     """File -> options of the evaluations that are shipped of a group's runs.
 
-    Policies of the best preset are measured on other tasks than the paper's goals too.
+    Those of the best preset of some families are measured on further tasks, see `FamilyConfig`.
     """
-    options = experiment.configs().EvaluateOptions
-    found = {EVALUATION: options()}
-    if experiment.family == "rl" and group == experiment.name:
-        found[HELD_OUT] = options(tasks=200, task_seed=0)
+    configs = experiment.configs()
+    found = {EVALUATION: configs.EvaluateOptions()}
+    if configs.Config.held_out and group == experiment.name:
+        found[HELD_OUT] = configs.EvaluateOptions(**configs.Config.held_out)
     return found
 
 

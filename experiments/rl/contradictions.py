@@ -1,14 +1,12 @@
 """Options of meta-policies that exclude each other, or do nothing together."""
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 from metarl.errors import InputError, RunWarning
 
 from ..configs.rl import Config
 from ..contradictions import check_inner_options
-from ..options import value_of
 
 
 def check_options(config: Config) -> None:
@@ -66,26 +64,3 @@ def warn_of_standing_still(config: Config, metrics: dict[str, Any]) -> None:
             RunWarning,
             stacklevel=2,
         )
-
-
-# What the meta-updates do not read.
-UNUSED = {
-    "trpo": ("--lr", "--epochs", "--clip"),
-    "adam": ("--max-kl", "--cg-steps", "--fisher-fraction", "--epochs", "--clip"),
-    "promp": ("--cg-steps", "--fisher-fraction"),
-}
-
-
-def warn_of_unused(argv: Sequence[str], config: Any) -> None:
-    """Warn of options given that the meta-update does not read.
-
-    Args:
-        argv: the options given.
-        config: any family's; those of policies have several updates.
-    """
-    if not isinstance(config, Config):
-        return
-    for name in UNUSED[config.update]:
-        if value_of(argv, name) is not None:
-            text = f"{name} has no effect under --update {config.update}"
-            warnings.warn(text, RunWarning, stacklevel=2)

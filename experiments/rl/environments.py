@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 import metarl_envs
 from metarl.errors import InputError
+from metarl.rl.loading import env_options
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.sampler import Sampler
 from metarl.rl.vector import make_halves, not_found, set_tasks
@@ -69,7 +70,7 @@ def make_sampler(
         raise InputError(f"--env.workers: {env.id} is one batch on threads, and takes none")
     with _refusals(env):
         if env.id in metarl_envs.WORLDS:
-            options = _options(env, observe_task)
+            options = env_options(vars(env), observe_task=observe_task)
             envs = make_halves(env.id, tasks=tasks, episodes=episodes, threads=threads, **options)
         else:
             whole = max(1, PLAIN_ROWS // episodes) * episodes if exact else PLAIN_ROWS
@@ -101,7 +102,7 @@ def make_drawn(env: EnvConfig, rows: int, *, observe_task: bool) -> VectorEnv[An
     """
     with _refusals(env):
         if env.id in metarl_envs.WORLDS:
-            options = _options(env, observe_task)
+            options = env_options(vars(env), observe_task=observe_task)
             return gymnasium.make_vec(env.id, num_envs=rows, render_mode="rgb_array", **options)
         with gymnasium.make(env.id, disable_env_checker=True) as one:
             modes = one.metadata.get("render_modes", [])
@@ -132,20 +133,6 @@ def _refusals(env: EnvConfig) -> Iterator[None]:
                 "reach:Reach-v0 in the folder of reach.py"
             ) from None
         raise InputError(f"--env: {env.id} refuses its options: {error}") from None
-
-
-def _options(env: EnvConfig, observe_task: bool) -> dict[str, Any]:
-    """Arguments of metarl's own environments."""
-    options: dict[str, Any] = {
-        "physics": env.physics,
-        "horizon": env.horizon,
-        "observe_task": observe_task,
-    }
-    if env.task_range is not None:
-        options["task_range"] = env.task_range
-    if env.sparse:
-        options["sparse"] = True
-    return options
 
 
 def _make_plain(

@@ -12,11 +12,10 @@ import metarl
 from metarl.distributed import ALONE, Ranks
 from metarl.inner import adapting
 from metarl.rl.collect import Collected, collect_meta_batch
+from metarl.rl.loading import inner_loop, weighting
 from metarl.rl.maml import meta_step
 from metarl.rl.objectives import policy_objectives
-from metarl.rl.policies import in_head
 from metarl.rl.sampler import Sampler
-from metarl.rl.weighting import Weighting
 
 from ..configs.rl import Config, EvaluateOptions
 from ..family import Evaluation, Metrics, State
@@ -64,12 +63,7 @@ class PolicyLearner:
         self.sizes = (own * self.mixed, config.episodes // self.mixed)
         self.policy = self._policy(0)
         _, self.apply = metarl.from_module(self.policy)
-        self.inner = metarl.InnerLoop(
-            config.inner_lr,
-            config.first_order,
-            adapted=None if config.adapted == "all" else in_head(len(config.hidden)),
-            recompute=machine.recompute,
-        )
+        self.inner = replace(inner_loop(vars(config)), recompute=machine.recompute)
         self.objectives = policy_objectives(
             self.apply,
             self.inner,
@@ -77,13 +71,7 @@ class PolicyLearner:
             sampling_correction=config.sampling_correction,
             clip=config.clip,
         )
-        self.weighting = Weighting(
-            config.discount,
-            config.gae_lambda,
-            config.bootstrap_time_limit,
-            inner_gae_lambda=config.inner_gae_lambda,
-            best_reward=config.best_reward,
-        )
+        self.weighting = weighting(vars(config))
 
     def _sampler(
         self, tasks: int, episodes: int, task_range: tuple[float, float] | None = None
@@ -226,10 +214,9 @@ class PolicyLearner:
     ) -> Collected:
         """Act, take a gradient step, act again, ``steps`` times; also beyond the trained steps."""
         config = self.config
-        first = config.inner_lr if config.evaluation_lr is None else config.evaluation_lr
         model, inner = metarl.extended_rates(
             params,
-            metarl.InnerLoop(first, adapted=self.inner.adapted),
+            inner_loop(vars(config), evaluating=True),
             trained_steps=config.inner_steps,
             steps=steps,
             factors=config.later_lr_factors,

@@ -1,4 +1,4 @@
-"""Meta-policies from the runs that trained them."""
+"""Meta-policies from the runs that trained them, and what a run's configuration says of one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,31 +62,44 @@ def _built(config: Mapping[str, Any], theta: Params) -> MetaPolicy:
     else:
         head = params[f"logits.layers.{len(hidden)}.weight"]
         module = CategoricalMLP(params["logits.layers.0.weight"].shape[1], len(head), **shared)
-    lr = config["inner_lr"] if config["evaluation_lr"] is None else config["evaluation_lr"]
-    adapted = None if config["adapted"] == "all" else in_head(len(hidden))
     return MetaPolicy(
         theta,
         module,
-        InnerLoop(lr, config["first_order"], adapted),
-        config["inner_steps"],
-        tuple(config["later_lr_factors"]),
-        config["inner_surrogate"],
-        Weighting(
-            config["discount"],
-            config["gae_lambda"],
-            config["bootstrap_time_limit"],
-            inner_gae_lambda=config["inner_gae_lambda"],
-            best_reward=config["best_reward"],
-        ),
-        config["evaluation_episodes"] or config["episodes"],
-        env["horizon"],
-        env["id"],
-        _env_options(env, config["observe_task"]),
+        inner_loop(config, evaluating=True),
+        inner_steps=config["inner_steps"],
+        later_lr_factors=tuple(config["later_lr_factors"]),
+        inner_surrogate=config["inner_surrogate"],
+        weighting=weighting(config),
+        episodes=config["evaluation_episodes"] or config["episodes"],
+        horizon=env["horizon"],
+        env_id=env["id"],
+        env_options=env_options(env, observe_task=config["observe_task"]),
     )
 
 
-def _env_options(env: Mapping[str, Any], observe_task: bool) -> dict[str, Any]:
-    """Arguments that the run's environment was made with; others' take none."""
+def inner_loop(config: Mapping[str, Any], *, evaluating: bool = False) -> InnerLoop:
+    """How tasks adapt; ``evaluating``: where no inner step was trained, by another step size."""
+    lr = config["evaluation_lr"] if evaluating else None
+    return InnerLoop(
+        config["inner_lr"] if lr is None else lr,
+        config["first_order"],
+        adapted=None if config["adapted"] == "all" else in_head(len(config["hidden"])),
+    )
+
+
+def weighting(config: Mapping[str, Any]) -> Weighting:
+    """How rewards become weights."""
+    return Weighting(
+        config["discount"],
+        config["gae_lambda"],
+        config["bootstrap_time_limit"],
+        inner_gae_lambda=config["inner_gae_lambda"],
+        best_reward=config["best_reward"],
+    )
+
+
+def env_options(env: Mapping[str, Any], *, observe_task: bool) -> dict[str, Any]:
+    """Arguments that the environment is made with; only metarl's own take any."""
     if not bare_id(env["id"]).startswith("metarl/"):
         return {}
     options = {"physics": env["physics"], "horizon": env["horizon"], "observe_task": observe_task}
