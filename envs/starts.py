@@ -5,7 +5,8 @@ import numpy as np
 from .tasks import Array
 from .world import World
 
-# One stream serves so many rows, lest those of the last tasks draw the noise of all before them.
+# Rows of one random stream. With one stream for all, whoever samples the last tasks would have to
+# draw the noise of all before them.
 ROWS = 4096
 
 

@@ -107,8 +107,6 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         self._invalid = np.zeros(num_envs, dtype=bool)
         self.closed = False
 
-    # Tasks
-
     def sample_tasks(self, n: int, rng: np.random.Generator) -> list[Task]:
         """Draw ``n`` tasks from the task distribution."""
         return self.world.tasks.sample(n, rng)
@@ -145,8 +143,6 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         if name == "task" and self._tasks is not None:
             return tuple(self.world.tasks.unpack(self._tasks))
         return (getattr(self, name),) * self.num_envs
-
-    # Episodes
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

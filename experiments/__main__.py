@@ -86,9 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(line, 2) if os.environ.get("RANK") == "0" else 2
     _find_users_modules()
     if command != "bench" and "OMP_WAIT_POLICY" not in os.environ:  # benches time torch as it is
-        # OpenMP's threads spin after each operation, and beside another busy process so long that
-        # an iteration takes ten times its time. Where nothing else runs, what is not compiled
-        # takes a third longer and more, and what is as long.
+        # OpenMP's idle threads spin after each operation, which beside another busy process makes
+        # an iteration take ten times as long. A short spin avoids that; on an idle machine it
+        # costs uncompiled code a third and more, and compiled code nothing.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     return guarded(command, lambda: _run(command, rest))
 

@@ -15,7 +15,7 @@ class Experiment:
     Attributes:
         name: as on the command line; its presets stand in ``presets/<name>.json``.
         family: names the modules ``configs.<family>`` (``Config``, ``EvaluateOptions``; no torch),
-            ``<family>.learner`` (``build(config, machine)``) and ``plots.<family>``
+            ``<family>.learner`` (``build(config, machine, ranks)``) and ``plots.<family>``
             (``figures(runs, curves, lines, shown)``, ``beside(runs)``, ``notes(runs)``).
         summary: one line.
         job_minutes: what ``make train`` trains for; None runs the preset to its end.
@@ -31,7 +31,7 @@ class Experiment:
         return importlib.import_module(f".configs.{self.family}", __package__)
 
     def learner(self) -> ModuleType:
-        """Module with ``build(config, machine)``."""
+        """Module with ``build(config, machine, ranks)``."""
         return importlib.import_module(f".{self.family}.learner", __package__)
 
     def plots(self) -> ModuleType:

@@ -47,7 +47,7 @@ class Evaluation(NamedTuple):
 
 
 class Learner(Protocol):
-    """One experiment, configured: pure iterations, no loop of its own.
+    """One experiment, configured: iterations of a state, no loop of its own.
 
     Attributes:
         machine: how it computes, with nothing left to choose.

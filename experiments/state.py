@@ -87,7 +87,8 @@ def put_params(params: dict[str, Tensor], arrays: dict[str, np.ndarray]) -> None
     if ours != theirs:
         name = min(name for name, _ in ours.items() ^ theirs.items())
         there, here = (shapes.get(name, "none") for shapes in (theirs, ours))
-        hint = "; give --learned-lr and --lr-per-step as there" * name.startswith(RATE_PREFIX)
+        is_rate = name.startswith(RATE_PREFIX)
+        hint = "; give --learned-lr and --lr-per-step as there" if is_rate else ""
         raise InputError(
             f"its parameters are of another model: {name} is {there} there and {here} here{hint}"
         )

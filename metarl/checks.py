@@ -1,13 +1,13 @@
 """Arguments that mean nothing, refused in one line."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from numbers import Integral
 from typing import Any
 
 from .errors import InputError
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Refuse what is none of the choices.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from .checks import check_choice, check_positive
 from .elementary import Elementary
 from .errors import InputError
 from .inner_optimizers import OPTIMIZERS
@@ -51,16 +52,13 @@ class InnerLoop:
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(
-                f"InnerLoop.optimizer is {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}"
-            )
-        if hasattr(self.lr, "requires_grad"):
+        check_choice("InnerLoop.optimizer", self.optimizer, OPTIMIZERS)
+        lr, adapted = cast("Any", self.lr), cast("Any", self.adapted)
+        if isinstance(lr, Tensor):
             raise InputError(
                 "InnerLoop.lr is a tensor: give a number, or name -> tensor; step sizes to be "
                 "learned are entries of theta, see learned_rates"
             )
-        lr, adapted = cast("Any", self.lr), cast("Any", self.adapted)
         if not isinstance(lr, dict | Real):
             raise InputError(
                 f"InnerLoop.lr is a {type(lr).__name__}: give a number, or a dict of name -> tensor"
@@ -72,13 +70,18 @@ class InnerLoop:
                 )
         if isinstance(lr, Real) and not math.isfinite(lr):
             raise InputError(f"InnerLoop.lr is {self.lr}: it must be finite")
+        if not isinstance(cast("Any", self.first_order), bool):
+            raise InputError(
+                f"InnerLoop.first_order is {self.first_order!r}: give True or False; a task takes "
+                "as many steps as it is given supports"
+            )
         if adapted is not None and not callable(adapted):
             raise InputError(
                 f"InnerLoop.adapted is a {type(adapted).__name__}: give a function of a "
                 "parameter's name that says whether it moves"
             )
-        if self.clip is not None and not self.clip > 0:
-            raise InputError(f"InnerLoop.clip is {self.clip}: it must be above 0")
+        if self.clip is not None:
+            check_positive("InnerLoop.clip", self.clip)
 
 
 def adapting(params: Iterable[str], inner: InnerLoop) -> list[str]:

@@ -88,17 +88,8 @@ def meta_loss(
 
     The gradient is computed along with the value. It cannot be differentiated twice.
 
-    Args:
-        inner_loss: as all other arguments, see `meta_gradient`.
-        outer_loss: see there.
-        params: leaf tensors to differentiate by. Where none requires a gradient, or gradients are
-            switched off, the value alone is computed.
-        supports: see there.
-        query: see there.
-        inner: see there.
-        step_weights: see there.
-        mapping: see there.
-        reduce: see there.
+    Arguments are those of `meta_gradient`, but ``params`` are leaf tensors. Where none of them
+    requires a gradient, or gradients are switched off, the value alone is computed.
 
     Returns:
         What ``outer_loss`` returns, averaged over tasks; only the first field has a gradient.

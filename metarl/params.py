@@ -91,8 +91,8 @@ def from_module(
     def apply(params: Params, *inputs: Any, **kwargs: Any) -> Any:
         if params.keys() != names:
             stray = min(params.keys() ^ names)
-            rates = "; split_rates(params)[0] leaves the step sizes out"
-            rate = rates * stray.startswith(RATE_PREFIX)
+            is_rate = stray in split_rates(params)[1] or stray.startswith(RATE_PREFIX)
+            rate = "; split_rates(params)[0] leaves the step sizes out" if is_rate else ""
             raise InputError(
                 f"{kind} takes exactly the parameters that from_module returned: {stray} is "
                 f"{'unknown to it' if stray in params else 'missing'}{rate}"

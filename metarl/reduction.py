@@ -31,8 +31,8 @@ class InOrder(NamedTuple):
 def sum_in_order(outputs: Iterable[Any]) -> Any:
     """Sum of equally structured outputs, from the first to the last.
 
-    Taken as they come: kept for later, each would lie in the memory that its chunk's graph has
-    just freed, and the next graph, too large for what is left of it, would take more.
+    Added up as they come: an output that is kept would lie in memory that its chunk's graph has
+    just freed, and the next graph would no longer fit there.
     """
     return functools.reduce(functools.partial(tree_map, torch.add), outputs)
 

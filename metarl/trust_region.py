@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .checks import check_counts, check_positive
-from .errors import InputError, NonFiniteError
+from .errors import InputError
+from .finite import require_finite
 from .objective import Objective
 from .params import Params, moving
 
@@ -158,14 +159,3 @@ def _like(flat: Tensor, params: Params) -> Params:
     parts = torch.split(flat, [p.numel() for p in params.values()])
     pairs = zip(params.items(), parts, strict=True)
     return {name: part.view_as(p).to(p) for (name, p), part in pairs}
-
-
-def require_finite(tensors: dict[str, Tensor]) -> None:
-    """Refuse what a meta-update must not build on.
-
-    Raises:
-        NonFiniteError: names the first that is not finite.
-    """
-    for place, x in tensors.items():
-        if not bool(torch.isfinite(x).all()):
-            raise NonFiniteError(f"{place} is not finite before the meta-update", place=place)

@@ -20,7 +20,7 @@ from metarl import (
     reptile_loss,
     resolve_mapping,
 )
-from metarl.kept import kept
+from metarl.kept import kept_if
 
 
 @dataclass
@@ -170,6 +170,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     ),
     r"'vmap\+compile' does not see torch.autocast": lambda: mapped_in_bfloat16("vmap+compile"),
     r"InnerLoop.lr\['w'\] is a list: give a number or a tensor": lambda: InnerLoop({"w": [0.1]}),  # type: ignore[dict-item]
+    "InnerLoop.first_order is 3: give True or False": lambda: InnerLoop(0.1, 3),  # type: ignore[arg-type]
     "InnerLoop.lr is a str: give a number": lambda: InnerLoop("0.1"),  # type: ignore[arg-type]
     "adapted is a str: give a function": lambda: InnerLoop(adapted=BIAS),  # type: ignore[arg-type]
     "a Tensor that looks like a single batch": lambda: meta(supports=torch.ones(1, 4, 3)),
@@ -184,8 +185,8 @@ WRONG: dict[str, Callable[[], Any]] = {
     r"of type Tensor of shape \(1,\): it must": lambda: meta_loss(
         S.loss, lambda p, b: S.loss(p, b)[None], S.params, S.supports, S.query, InnerLoop()
     ),
-    "unhashable type: 'Settable': give a plain function, freeze": lambda: kept(lambda loss: loss)(
-        True, Settable()
+    "unhashable type: 'Settable': give a plain function, freeze": lambda: kept_if(
+        True, lambda loss: loss, Settable()
     ),
     "native_layer_norm.*wrong second derivatives": lambda: adapt_tasks(
         lambda p, b: torch.native_layer_norm(p[BIAS], (6,), None, None, 1e-5)[0].sum(),

@@ -69,13 +69,9 @@ def _expectation(mdp: Enumeration, kind: str, weights: Tensor) -> Callable[[Tens
     mask = torch.ones_like(weights)
 
     def expected(theta: Tensor) -> Tensor:
-        return surrogates.inner_surrogate(
-            kind,  # type: ignore[arg-type]
-            _log_probs(mdp, theta),
-            probability[:, None] * weights,
-            mask,
-            reduction="sum",
-        )
+        log_probs, weighted = _log_probs(mdp, theta), probability[:, None] * weights
+        mean = surrogates.inner_surrogate(kind, log_probs, weighted, mask)  # type: ignore[arg-type]
+        return mean * mask.sum()
 
     return expected
 
@@ -120,15 +116,14 @@ def test_masked_steps_count_for_nothing(kind: surrogates.InnerSurrogate) -> None
     log_probs.requires_grad_()
     mask = (torch.arange(5) < torch.tensor([5, 2, 0])[:, None]).double()
 
-    def gradient(weights: Tensor, reduction: surrogates.Reduction) -> Tensor:
-        value = surrogates.inner_surrogate(kind, log_probs, weights, mask, reduction=reduction)
+    def gradient(weights: Tensor) -> Tensor:
+        value = surrogates.inner_surrogate(kind, log_probs, weights, mask)
         return torch.autograd.grad(value, log_probs)[0]
 
-    total = gradient(weights, "sum")
+    mean = gradient(weights)
     # At the sampling policy all three have the gradient of the log-likelihood.
-    assert torch.allclose(total, weights * mask, atol=1e-12)
-    assert torch.allclose(gradient(weights, "mean"), weights * mask / 7, atol=1e-12)
-    assert torch.equal(gradient(weights + 100 * (1 - mask), "sum"), total)
+    assert torch.allclose(mean, weights * mask / 7, atol=1e-12)
+    assert torch.equal(gradient(weights + 100 * (1 - mask)), mean)
 
 
 def test_no_valid_step_gives_zero() -> None:

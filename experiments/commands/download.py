@@ -1,11 +1,11 @@
 """`metarl download`: the one command that uses the network."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metarl.errors import InputError
+from metarl.images import data_root
 from metarl.images.download import download_omniglot
 
 from ..options import parse, positionals
@@ -36,8 +36,8 @@ def run(argv: Sequence[str]) -> int:
             f"DATASET: there is {' and '.join(DATASETS)}, got {' '.join(names)} (mini-ImageNet may "
             "not be passed on: training on it says where its images go)"
         )
-    root = command.data or os.environ.get("METARL_DATA")
-    if not root:
+    root = data_root(command.data)
+    if root is None:
         raise InputError("--data: name a folder, here or in METARL_DATA")
     for path in download_omniglot(root, progress=_progress):
         print(path)

@@ -139,7 +139,8 @@ def default_file(path: Path, options: Any, *, last: bool, compare: Sequence[str]
     for name, value in asdict(options).items():
         if value != defaults[name]:
             parts.append(f"{name.replace('_', '-')}-{_plain(value)}")
-    parts += ["last"] * last
+    if last:
+        parts.append("last")
     if compare:
         runs = "+".join(map(_plain, compare))
         # Names of files end at 255 bytes.

@@ -2,16 +2,14 @@
 
 import functools
 import hashlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from metarl.distributed import ALONE, Ranks
-from metarl.errors import InputError, NoDataError
+from metarl.errors import InputError
 from metarl.images import (
     DenseNet,
     Episode,
@@ -26,7 +24,6 @@ from metarl.images import (
     load_omniglot,
     omniglot_split,
 )
-from metarl.images.mini_imagenet import HOW_TO_OBTAIN
 from metarl.images.mini_imagenet import SIZE as MINI_SIZE
 from metarl.nets import scale_layer
 
@@ -137,13 +134,7 @@ class Source:
     def _read(self, split: Split) -> ImageClasses:
         if self.config.dataset == "omniglot":
             return omniglot_split(load_omniglot(self.config.data), split)
-        return load_mini_imagenet(self._mini_root(), split)
-
-    def _mini_root(self) -> Path:
-        root = self.config.data or os.environ.get("METARL_DATA")
-        if not root:
-            raise NoDataError(f"no data root: give --data DIR or set METARL_DATA. {HOW_TO_OBTAIN}")
-        return Path(root)
+        return load_mini_imagenet(self.config.data, split)
 
     def tasks(
         self,

@@ -1,1 +1,1 @@
-"""Figures, one file a family, and the page that holds them."""
+"""Figures of the families and of what they have in common, and the page that holds them."""

@@ -101,7 +101,8 @@ def _number(label: str, name: str, unit: str, values: np.ndarray, per_task: np.n
         axes = canvas.add_subplot()
         for k, returns in enumerate(per_task):
             axes.plot(values[order], returns[order], linewidth=0.8, label=after(k), **_mark(k))
-        axes.set(xlabel=f"{name} of the task{f' ({unit})' * bool(unit)}", ylabel="return")
+        in_units = f" ({unit})" if unit else ""
+        axes.set(xlabel=f"{name} of the task{in_units}", ylabel="return")
         legend_below(canvas, axes, columns=3)
 
     return _finish(paint, label, name, values[:, None], per_task, (5.6, 4.2))
@@ -163,7 +164,7 @@ def _plane(label: str, name: str, unit: str, values: np.ndarray, per_task: np.nd
         panels[0].set_ylabel(names[1])
         canvas.colorbar(drawn, ax=panels, label="return", location="bottom", shrink=0.6)
 
-    note = " The cross is the start, (0, 0)." * place
+    note = " The cross is the start, (0, 0)." if place else ""
     return _finish(paint, label, name, values, per_task, (7.2, 3.9), note)
 
 

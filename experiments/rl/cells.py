@@ -116,7 +116,7 @@ def _gauge(
 
 def _arrow(draw: ImageDraw.ImageDraw, direction: float) -> None:
     """Where to go, in the picture's upper corner."""
-    tip, tail = (CELL - 20, 40)[:: 1 if direction > 0 else -1]
+    tip, tail = (CELL - 20, 40) if direction > 0 else (40, CELL - 20)
     head = tip - 12 * direction
     draw.line((tail, 16, head, 16), GOAL, 4)
     draw.polygon([(tip, 16), (head, 9), (head, 23)], GOAL)

@@ -16,6 +16,7 @@ from .losses import Classified, cross_entropy
 from .mini_imagenet import load_mini_imagenet
 from .nets import DenseNet, PooledConvNet, StridedConvNet
 from .omniglot import load_omniglot, omniglot_split
+from .roots import data_root
 
 __all__ = [
     "SPLITS",
@@ -31,6 +32,7 @@ __all__ = [
     "adapts",
     "at_step",
     "cross_entropy",
+    "data_root",
     "download_omniglot",
     "draw_episodes",
     "gather_episodes",

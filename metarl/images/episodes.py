@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.checks import check_counts
 from metarl.errors import InputError
 
 from .classes import ImageClasses
@@ -60,8 +61,7 @@ def draw_episodes(
     Raises:
         InputError: there are fewer classes or images than a task needs, or a count below 1.
     """
-    if min(tasks, ways, shots, queries) < 1:
-        raise InputError("tasks, ways, shots and queries must be at least 1")
+    check_counts(tasks=tasks, ways=ways, shots=shots, queries=queries)
     if ways > classes or shots + queries > images:
         raise InputError(
             f"{ways} ways of {shots} + {queries} images need as many classes and images a class; "

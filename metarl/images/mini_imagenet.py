@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metarl.checks import check_choice
 from metarl.errors import InputError, NoDataError
 
 from .archives import Limits, read_folder
@@ -14,6 +15,7 @@ from .arrays import read_arrays
 from .cache import cached, fingerprint
 from .classes import SPLITS, ImageClasses, Split
 from .pictures import decode_picture
+from .roots import data_root
 
 CLASSES: dict[Split, int] = {"train": 64, "validation": 16, "test": 20}
 SIZE = 84
@@ -44,7 +46,7 @@ class _Picture(NamedTuple):
 
 
 def load_mini_imagenet(
-    root: Path | str,
+    root: Path | str | None,
     split: Split,
     *,
     cache: Path | None = None,
@@ -55,7 +57,8 @@ def load_mini_imagenet(
     Pictures are resized to 84 x 84 by Lanczos' filter once and kept in the cache folder.
 
     Args:
-        root: folder that holds ``mini-imagenet/`` in one of the layouts of `HOW_TO_OBTAIN`.
+        root: see `data_root`; it holds ``mini-imagenet/`` in one of the layouts of
+            `HOW_TO_OBTAIN`.
         split: which of the three.
         cache: folder of the decoded images; None: the user's.
         classes: number of classes of each split.
@@ -64,9 +67,11 @@ def load_mini_imagenet(
         NoDataError: nothing of that layout is there; the message says how to obtain it.
         InputError: a file is missing or damaged, or the counts are not the data set's.
     """
-    if split not in SPLITS:
-        raise InputError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
-    folder = Path(root) / "mini-imagenet"
+    check_choice("split", split, SPLITS)
+    top = data_root(root)
+    if top is None:
+        raise NoDataError(f"no data root: give --data DIR or set METARL_DATA. {HOW_TO_OBTAIN}")
+    folder = top / "mini-imagenet"
     for stem in _STEMS[split]:
         arrays, lists, pictures = folder / f"{stem}.npz", folder / f"{stem}.csv", folder / stem
         if arrays.is_file():

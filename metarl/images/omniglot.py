@@ -2,19 +2,20 @@
 
 import functools
 import json
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
+from metarl.checks import check_choice
 from metarl.errors import InputError, NoDataError
 
 from .archives import read_folder, read_zip
 from .cache import cached, fingerprint
 from .classes import SPLITS, ImageClasses, Split
 from .pictures import decode_picture
+from .roots import data_root
 
 PARTS = {"images_background": 964, "images_evaluation": 659}
 """The official archives and their numbers of characters."""
@@ -30,18 +31,18 @@ def omniglot_sources(root: Path | str | None = None) -> list[Path]:
     """The archives, or unpacked folders, of a data root.
 
     Args:
-        root: folder that holds ``omniglot/images_background.zip`` and ``images_evaluation.zip``,
-            or these unpacked; None: the environment's ``METARL_DATA``.
+        root: see `data_root`; its ``omniglot/`` holds ``images_background.zip`` and
+            ``images_evaluation.zip``, or these unpacked.
 
     Raises:
         NoDataError: no root, or a part is missing there; the message says how to obtain it.
     """
-    given = root if root is not None else os.environ.get("METARL_DATA")
-    if not given:
+    top = data_root(root)
+    if top is None:
         raise NoDataError(
             "no data root: give --data DIR or set METARL_DATA; `metarl download omniglot` fills it"
         )
-    folder = Path(given) / "omniglot"
+    folder = top / "omniglot"
     sources = []
     for part in PARTS:
         choices = (folder / f"{part}.zip", folder / part)
@@ -49,7 +50,7 @@ def omniglot_sources(root: Path | str | None = None) -> list[Path]:
         if not found:
             raise NoDataError(
                 f"{choices[0]} does not exist, nor does the folder {choices[1]}: "
-                f"run `metarl download omniglot --data {given}`, or put the official archives there"
+                f"run `metarl download omniglot --data {top}`, or put the official archives there"
             )
         sources.append(found[0])
     return sources
@@ -88,8 +89,7 @@ def omniglot_split(characters: ImageClasses, split: Split) -> ImageClasses:
     Raises:
         InputError: no split of that name, or ``characters`` are not the data set's 1623.
     """
-    if split not in SPLITS:
-        raise InputError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
+    check_choice("split", split, SPLITS)
     if len(characters.images) != sum(PARTS.values()):
         raise InputError(
             f"the split is of {sum(PARTS.values())} characters, these are {len(characters.images)}"

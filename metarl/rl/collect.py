@@ -110,7 +110,7 @@ def adapt_by_acting(
                 inner or objectives.inner,
                 mapping=mapping,
             )
-        _require_finite(path[-1], supports)
+        _check_adapted(path[-1], supports)
     return Adapted(supports, path, rollouts, env_steps, invalid)
 
 
@@ -184,7 +184,7 @@ def collect_meta_batch(
     )
 
 
-def _require_finite(params: Params, supports: list[Batch]) -> None:
+def _check_adapted(params: Params, supports: list[Batch]) -> None:
     for name, p in params.items():
         task = first_not_finite(p)
         if task is not None:

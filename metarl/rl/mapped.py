@@ -19,9 +19,9 @@ Mapped = Callable[[Params, Tensor], Distribution]
 def map_policy(policy: nn.Module, params: Params) -> Mapped:
     """The policy under every task's parameters, by its own ``map_tasks`` or by vmap.
 
-    Its own serves where it stands for its ``forward``, which a subclass may have overridden and
-    hooks may change, and finds all it reads in ``params``, which lack what is frozen. ``as_built``
-    is how a policy says that its parts are others than its ``map_tasks`` knows.
+    Its own where that computes the same: no subclass overrides ``forward`` alone, nothing is
+    hooked, the policy's ``as_built`` is true (its parts are those that ``map_tasks`` knows), and
+    ``params`` hold every parameter, none of them frozen.
     """
     fits = _defines(policy, "map_tasks", rather_than="forward") and not _hooked(policy)
     fits = fits and getattr(policy, "as_built", True)
@@ -41,7 +41,7 @@ def map_policy(policy: nn.Module, params: Params) -> Mapped:
 
 
 def _defines(policy: nn.Module, name: str, *, rather_than: str) -> bool:
-    """Whether the policy has a method, of a class that does not stand behind the other's."""
+    """Whether a method is defined by the same class as another, or by one that inherits from it."""
     for kind in type(policy).__mro__:
         if name in vars(kind):
             return True

@@ -10,7 +10,8 @@ from metarl.streams import stream
 from .distributions import Distribution, Gaussian
 from .rollout import Rollout
 
-# One stream serves so many rows, lest those of the last tasks draw the noise of all before them.
+# Rows of one random stream. With one stream for all, whoever samples the last tasks would have to
+# draw the noise of all before them.
 _ROWS = 4096
 
 

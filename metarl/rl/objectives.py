@@ -154,7 +154,7 @@ def policy_objectives(
                     support.mask,
                 )
                 gain = gain + unit * data.score_weights * score
-        return -gain, surrogates.reduce(kl(query.old, new), query.mask)
+        return -gain, surrogates.masked_mean(kl(query.old, new), query.mask)
 
     def clipped(theta: Params, data: tuple[MetaBatch, Tensor]) -> tuple[Tensor, Tensor]:
         if sampling_correction == "emaml":
@@ -174,7 +174,7 @@ def policy_objectives(
             clip=clip,
         )
         drift = [
-            surrogates.reduce(kl(s.old, now), s.mask)
+            surrogates.masked_mean(kl(s.old, now), s.mask)
             for s, now in zip(batch.supports, before, strict=True)
         ]
         inner_kl = torch.stack(drift).mean() if drift else gain.new_zeros(())
@@ -185,7 +185,7 @@ def policy_objectives(
         return apply(adapted, data.query.observations)
 
     def divergence(here: Distribution, there: Distribution, data: MetaBatch) -> Tensor:
-        return surrogates.reduce(kl(here, there), data.query.mask)
+        return surrogates.masked_mean(kl(here, there), data.query.mask)
 
     fisher = GaussNewton(after, divergence)
     return PolicyObjectives(

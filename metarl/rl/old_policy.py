@@ -11,7 +11,7 @@ from metarl.params import Params
 from .batches import MetaBatch
 from .distributions import kl
 from .objectives import PolicyObjectives
-from .surrogates import reduce
+from .surrogates import masked_mean
 
 # Nats, mean over steps. A meta-step goes about 0.01 far; sums in another order, below 1e-6.
 _ROUNDING = 1e-4
@@ -28,7 +28,7 @@ def old_policy(
     another theta, inner loss or module, or step sizes of their own.
     """
     own = own_policy(objectives, theta, data, mapping=mapping)
-    apart = float(reduce(kl(data.query.old, own.query.old), data.query.mask))
+    apart = float(masked_mean(kl(data.query.old, own.query.old), data.query.mask))
     if apart > _ROUNDING:
         warnings.warn(
             f"the policies that sampled and those that the objectives adapt to are {apart:.2g} "

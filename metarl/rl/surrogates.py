@@ -1,6 +1,7 @@
 """Policy-gradient surrogates of ONE task, to be maximised: a loss is the negative of one.
 
-Differentiating a surrogate at the sampling policy estimates a derivative of the expected return J.
+Differentiating a surrogate, times the number of its steps, at the sampling policy estimates a
+derivative of the sum of expected returns J of its episodes.
 All take arrays ``(episode, time)`` and a mask, 1 at valid steps; ``log_probs`` carry the gradient,
 weights do not.
 """
@@ -10,49 +11,41 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Reduction = Literal["mean", "sum"]
 InnerSurrogate = Literal["loglik", "linear", "lvc", "dice"]
 
 
-def reduce(terms: Tensor, mask: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Sum over valid steps, or that divided by their number (by 1 where there is none)."""
-    total = (terms * mask).sum()
-    return total if reduction == "sum" else total / mask.sum().clamp(min=1)
+def masked_mean(terms: Tensor, mask: Tensor) -> Tensor:
+    """Mean over valid steps; 0 where there is none."""
+    return (terms * mask).sum() / mask.sum().clamp(min=1)
 
 
-def loglik(
-    log_probs: Tensor, weights: Tensor, mask: Tensor, *, reduction: Reduction = "mean"
-) -> Tensor:
-    """``sum_t log pi(a_t | s_t) w_t``: the plain log-likelihood of the MAML paper's code.
+def loglik(log_probs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """``mean_t log pi(a_t | s_t) w_t``: the plain log-likelihood of the MAML paper's code.
 
     With ``w_t`` the return to go its expected gradient is that of J, exactly. Its expected Hessian
     is *not* that of J, not even at horizon 1: the terms that hold how the samples depend on the
     parameters are missing.
     """
-    return reduce(log_probs * weights, mask, reduction)
+    return masked_mean(log_probs * weights, mask)
 
 
-def lvc(
-    log_probs: Tensor, weights: Tensor, mask: Tensor, *, reduction: Reduction = "mean"
-) -> Tensor:
-    """``sum_t exp(l_t - stop(l_t)) w_t``: low-variance curvature (Rothfuss et al. 2019).
+def lvc(log_probs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """``mean_t exp(l_t - stop(l_t)) w_t``: low-variance curvature (Rothfuss et al. 2019).
 
     Expected gradient that of J, exactly. Expected Hessian exact at horizon 1; beyond it the
     products of different steps' score functions are left out, a bias bought for less variance.
     """
-    return reduce(torch.exp(log_probs - log_probs.detach()) * weights, mask, reduction)
+    return masked_mean(torch.exp(log_probs - log_probs.detach()) * weights, mask)
 
 
-def dice(
-    log_probs: Tensor, rewards: Tensor, mask: Tensor, *, reduction: Reduction = "mean"
-) -> Tensor:
-    """``sum_t exp(c_t - stop(c_t)) r_t``, ``c_t = sum_{s <= t} l_s`` (Foerster et al. 2018).
+def dice(log_probs: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+    """``mean_t exp(c_t - stop(c_t)) r_t``, ``c_t = sum_{s <= t} l_s`` (Foerster et al. 2018).
 
     Expected derivatives of every order are those of J, the undiscounted return, exactly. Takes
     rewards, or what `increments` makes of advantages.
     """
     c = torch.cumsum(log_probs * mask, -1)
-    return reduce(torch.exp(c - c.detach()) * rewards, mask, reduction)
+    return masked_mean(torch.exp(c - c.detach()) * rewards, mask)
 
 
 def increments(weights: Tensor, mask: Tensor) -> Tensor:
@@ -68,12 +61,7 @@ def increments(weights: Tensor, mask: Tensor) -> Tensor:
 
 
 def inner_surrogate(
-    kind: InnerSurrogate,
-    log_probs: Tensor,
-    weights: Tensor,
-    mask: Tensor,
-    *,
-    reduction: Reduction = "mean",
+    kind: InnerSurrogate, log_probs: Tensor, weights: Tensor, mask: Tensor
 ) -> Tensor:
     """The inner loop's surrogate by name, all from the same weights (advantages).
 
@@ -86,13 +74,12 @@ def inner_surrogate(
         log_probs: of the recorded actions under the parameters, ``(episode, time)``.
         weights: advantages ``(episode, time)``.
         mask: 1 at valid steps.
-        reduction: divide by the number of valid steps, or not.
     """
     if kind in ("loglik", "linear"):
-        return loglik(log_probs, weights, mask, reduction=reduction)
+        return loglik(log_probs, weights, mask)
     if kind == "lvc":
-        return lvc(log_probs, weights, mask, reduction=reduction)
-    return dice(log_probs, increments(weights, mask), mask, reduction=reduction)
+        return lvc(log_probs, weights, mask)
+    return dice(log_probs, increments(weights, mask), mask)
 
 
 def score(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
@@ -127,7 +114,7 @@ def ratio(log_probs: Tensor, old_log_probs: Tensor, weights: Tensor, mask: Tenso
 
     Its gradient at the old policy is the policy gradient (Schulman et al. 2015, equation 14).
     """
-    return reduce(_ratio(log_probs, old_log_probs, mask) * weights, mask)
+    return masked_mean(_ratio(log_probs, old_log_probs, mask) * weights, mask)
 
 
 def clipped_ratio(
@@ -140,4 +127,4 @@ def clipped_ratio(
     """
     r = _ratio(log_probs, old_log_probs, mask)
     bounded = torch.minimum(r * weights, r.clamp(1 - clip, 1 + clip) * weights)
-    return reduce(bounded, mask)
+    return masked_mean(bounded, mask)

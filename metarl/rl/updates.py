@@ -8,11 +8,12 @@ from torch import Tensor
 
 from metarl.checks import check_counts
 from metarl.errors import InputError, NonFiniteError
+from metarl.finite import require_finite
 from metarl.mapping import resolve_mapping
 from metarl.objective import Objective, mean_over_tasks
 from metarl.params import Params, moving
 from metarl.reduction import InOrder, Reduce
-from metarl.trust_region import require_finite, trust_region_step
+from metarl.trust_region import trust_region_step
 
 from .batches import MetaBatch, subsample
 from .clock import Clock

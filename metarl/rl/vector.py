@@ -1,13 +1,17 @@
 """The one place that speaks to gymnasium's vector environments.
 
-Those with ``block_starts = True``, as metarl's own, get ``options["block"] = (first, total)`` at
-reset: they draw the starting noise of ``total`` environments and use their rows; stepped along, an
-environment that ended stays as it is. Gymnasium's ``SyncVectorEnv`` and ``AsyncVectorEnv`` get
-one seed per environment, and what ended is reset, by ``options["reset_mask"]``, before the next
-step. Either way row ``r`` starts alike however the rows are spread over vector environments; in
-those of block starts below 4096 rows only where ``total``, which counts padding, is the same too.
-Any other class of vector environments gets one seed, another for every group of rows, and
-``reset_mask``. Every receive from a worker process has a time limit.
+There are three kinds of them:
+
+- With ``block_starts = True``, as metarl's own: reset takes one seed and ``options["block"] =
+  (first, total)``, draws the starting noise of ``total`` environments and uses that of its rows. An
+  environment that ended stays as it is while the others are stepped.
+- Gymnasium's ``SyncVectorEnv`` and ``AsyncVectorEnv``: one seed for each environment; those that
+  ended are reset before the next step, by ``options["reset_mask"]``.
+- Any others: one seed for each group of rows, and ``reset_mask``.
+
+With the first two kinds row ``r`` starts alike however rows are spread over vector environments;
+with the first, below 4096 rows, only if ``total``, which counts padding, is the same too. Every
+receive from a worker process has a time limit.
 """
 
 from collections.abc import Sequence
