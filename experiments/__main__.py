@@ -18,27 +18,31 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 COMMANDS = {
-    "list": "experiments, one line each",
+    "list": "experiments and their presets",
     "train": "meta-train an experiment into a run directory",
     "evaluate": "adaptation curves of a run on held-out tasks",
-    "report": "figures and one self-contained page",
+    "report": "figures of runs, and one page that holds them",
     "render": "a film of a policy before and after adaptation",
-    "export": "parameters as a file for other programs",
-    "check": "whether an environment keeps the contract that training needs",
-    "bench": "ratios of speeds, timed beside a limit or an alternative",
+    "export": "the parameters of a run as a file for other programs",
+    "check": "what keeps an environment from being trained on",
+    "bench": "speeds, each timed beside a limit or an alternative",
     "download": "fetch a data set from its official place",
 }
-HELP = """usage: metarl COMMAND ...
+_DOES = "\n".join(f"  {name:10s}{does}" for name, does in COMMANDS.items())
+HELP = f"""usage: metarl COMMAND ...
        metarl --version
+
+{_DOES}
 
   metarl list
   metarl train EXPERIMENT [--preset P] [--out DIR] [--seed S] [--iterations N] [--minutes M]
-                          [--resume] [--from CHECKPOINT] [--device D] [--any.config.field VALUE]
+                          [--resume] [--from CHECKPOINT] [--device D] [--OPTION VALUE ...]
   metarl evaluate RUN [--tasks N] [--steps K] [--task-seed S] [--last] [--compare RUN ...]
                       [--out FILE.json] [--device D]
-                      [--episodes N] [--task-range LOW HIGH] [--data DIR]
+                      [--episodes N] [--task-range LOW HIGH] [--shots N] [--data DIR]
   metarl report RUN [RUN ...] [--out DIR] [--device D] [--data DIR]
-  metarl render RUN [--out FILE.mp4|.gif] [--tasks N] [--task-seed S] [--steps K ...] [--device D]
+  metarl render RUN [--out FILE.mp4|.gif] [--tasks N] [--task-seed S] [--task-range LOW HIGH]
+                    [--steps K ...] [--seed S] [--last] [--device D]
   metarl export RUN --out FILE.npz|.safetensors [--last]
   metarl check ENVIRONMENT
   metarl bench [NAME ...] [--repetitions N] [--out FILE.json]

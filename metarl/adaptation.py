@@ -1,7 +1,7 @@
 """Adaptation of all tasks: the parameters each passes through, and how well they do."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,26 +39,47 @@ def adapt_path(
         InputError: batches disagree on the number of tasks, or as `InnerLoop` says.
     """
     supports = supports_of(supports)
-    if not supports:
-        raise InputError("adapt_path needs one support batch for each inner step, got none")
-    tasks = count_tasks(supports)
-    options, lr = split_inner(inner, params)
-    resolved = resolve_mapping(mapping, supports)
-    run = kept_if(resolved.compile, _paths, loss, options)
-    chunks = run_chunks(run, (params, lr), supports, resolved)
-    moved = [
-        {name: torch.cat([chunk[k][name] for chunk in chunks]) for name in chunks[0][k]}
-        for k in range(len(supports))
-    ]
-    start = expand_params(params, tasks)
+    start = expand_params(params, count_tasks(_some(supports)))
+    moved = _moved(loss, params, supports, inner, mapping, _every_step)
     return [start, *({**start, **step} for step in moved)]
 
 
 def adapt_tasks(
     loss: Loss, params: Params, supports: Sequence[Any], inner: InnerLoop, *, mapping: str = "auto"
 ) -> Params:
-    """Every task's parameters after all inner steps: the last of `adapt_path`."""
-    return adapt_path(loss, params, supports, inner, mapping=mapping)[-1]
+    """Every task's parameters after all inner steps: the last of `adapt_path`.
+
+    Those in between are kept where a graph needs them, and nowhere else.
+    """
+    supports = supports_of(supports)
+    start = expand_params(params, count_tasks(_some(supports)))
+    (moved,) = _moved(loss, params, supports, inner, mapping, _last_step)
+    return {**start, **moved}
+
+
+def _some(supports: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not supports:
+        raise InputError("adapting needs one support batch for each inner step, got none")
+    return supports
+
+
+def _moved(
+    loss: Loss,
+    params: Params,
+    supports: tuple[Any, ...],
+    inner: InnerLoop,
+    mapping: str,
+    chosen: Callable[[list[Params]], list[Params]],
+) -> list[Params]:
+    """What moved, of all tasks, after the chosen ones of the steps."""
+    options, lr = split_inner(inner, params)
+    resolved = resolve_mapping(mapping, supports)
+    run = kept_if(resolved.compile, _paths, loss, options, chosen)
+    chunks = run_chunks(run, (params, lr), supports, resolved)
+    return [
+        {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*chunks, strict=True)
+    ]
 
 
 def adaptation_curve(
@@ -131,12 +152,14 @@ def split_inner(inner: InnerLoop, params: Params) -> tuple[InnerLoop, Params]:
     would a weight of the multi-step loss.
 
     Raises:
-        InputError: the options are none.
+        InputError: the options are none, or there is no parameter.
     """
     if not isinstance(inner, InnerLoop):
         raise InputError(f"inner is a {type(inner).__name__}: give a metarl.InnerLoop")
     options = dataclasses.replace(inner, lr=0.0)
     model, learned = split_rates(params)
+    if not model:
+        raise InputError("params holds no parameter: give name -> tensor, as from_module does")
     if isinstance(inner.lr, dict):
         lr = inner.lr  # one of no parameter is refused later
         return options, {n: rate_of(x, model[n]) if n in model else x for n, x in lr.items()}
@@ -145,12 +168,22 @@ def split_inner(inner: InnerLoop, params: Params) -> tuple[InnerLoop, Params]:
     return options, {n: same[p.dtype, p.device] for n, p in model.items() if n not in learned}
 
 
-def _paths(loss: Loss, options: InnerLoop) -> ChunkFunction:
+def _every_step(path: list[Params]) -> list[Params]:
+    return path[1:]
+
+
+def _last_step(path: list[Params]) -> list[Params]:
+    return path[-1:]
+
+
+def _paths(
+    loss: Loss, options: InnerLoop, chosen: Callable[[list[Params]], list[Params]]
+) -> ChunkFunction:
     def path(shared: Any, supports: Any) -> list[Params]:
         params, lr = shared
         names = adapting(split_rates(params)[0], options)
         steps = adapt_path_one(loss, params, supports, dataclasses.replace(options, lr=lr))
-        return [{name: step[name] for name in names} for step in steps[1:]]
+        return [{name: step[name] for name in names} for step in chosen(steps)]
 
     return each(path)
 

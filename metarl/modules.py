@@ -96,7 +96,9 @@ def raise_named(error: RuntimeError, module: nn.Module, arguments: Any) -> NoRet
         frames = frames.tb_next
     where, said = f"{paths[part]} ({type(part).__name__})", str(error).partition("\n")[0]
     if "mutate a captured Tensor" in said:
-        raise InputError(f"{where} changes a tensor of its own in place{_NO_FUNCTION}") from error
+        raise InputError(
+            f"{where} changes a tensor in place, its input or one of its own{_NO_FUNCTION}"
+        ) from error
     mapped = any(_is_mapped(x) for x in tree_leaves(arguments) if isinstance(x, Tensor))
     if mapped and ("vmap" in said or "Batching rule" in said):
         raise InputError(

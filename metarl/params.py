@@ -85,13 +85,18 @@ def from_module(
     kind, names = type(module).__name__, frozenset(params)  # the dict is the caller's, to extend
     if not params:
         raise InputError(f"{kind} has no parameter that requires gradients")
+    if taken := split_rates(params)[1]:
+        raise InputError(
+            f"{kind} has a parameter {RATE_PREFIX}{min(taken)}, as theta names learned step sizes: "
+            f"rename the attribute {RATE_PREFIX.rstrip('.')}"
+        )
     module.requires_grad_(False)
     local = threading.local()
 
     def apply(params: Params, *inputs: Any, **kwargs: Any) -> Any:
         if params.keys() != names:
             stray = min(params.keys() ^ names)
-            is_rate = stray in split_rates(params)[1] or stray.startswith(RATE_PREFIX)
+            is_rate = stray.startswith(RATE_PREFIX)
             rate = "; split_rates(params)[0] leaves the step sizes out" if is_rate else ""
             raise InputError(
                 f"{kind} takes exactly the parameters that from_module returned: {stray} is "

@@ -68,7 +68,7 @@ def test_every_block_of_the_readme_is_run_here() -> None:
 def test_documented_usage_is_the_commands_own() -> None:
     text = (TOP / "docs" / "command-line.md").read_text()
     usage = re.findall(r"```\n(.*?)```", text, re.DOTALL)[0]
-    own = HELP.partition("\n\n")[2].partition("\n\n")[0] + "\n"
+    own = HELP.split("\n\n")[2] + "\n"
     assert usage == textwrap.dedent(own)
     assert all(f"metarl {command}" in usage for command in COMMANDS)
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import sinusoids
 from test_train import go
 from toy import Toy
 from workloads import glyphs_for_images
 
+from metarl import InnerLoop, adapt_path, adapt_tasks
 from metarl.footprint import Footprint, footprint
 from metarl.mapping import parse_mapping
 from metarl_experiments.catalog import EXPERIMENTS
@@ -32,6 +34,20 @@ BYTES = 4_000
 
 def made() -> torch.Tensor:
     return torch.zeros(1_000, device="meta")
+
+
+def test_adapted_parameters_do_not_keep_those_on_the_way() -> None:
+    s = sinusoids(tasks=64, width=8)
+
+    def peak(adapting: Any, steps: int) -> int:
+        supports = s.supports[:1] * steps
+        with torch.no_grad():
+            return footprint(
+                lambda: adapting(s.loss, s.params, supports, InnerLoop(), mapping="chunk:1")
+            ).peak
+
+    assert peak(adapt_tasks, 20) < 1.5 * peak(adapt_tasks, 2)
+    assert peak(adapt_path, 20) > 4 * peak(adapt_path, 2)  # the mutant
 
 
 def test_a_footprint_is_counted() -> None:

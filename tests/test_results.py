@@ -215,7 +215,7 @@ def test_table_of_returns_without_the_authors() -> None:
     lines = fill(marked, {"ant-goal": [curve], "ant-goal-oracle": [level]}).splitlines()
     assert lines[1] == "| mean return after | 0 steps | 1 step | 2 steps |"
     assert lines[3:] == [
-        "| MAML, best preset, ours (1 seed) | 100.0 | 200.0 | 210.0 |",
+        "| MAML, default preset, ours (1 seed) | 100.0 | 200.0 | 210.0 |",
         "| oracle, ours (1 seed) | 50.0 |  |  |",
         "<!-- /results -->",
     ]

@@ -16,6 +16,7 @@ import torch
 from commands import refuse, succeed, train_small
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from spies import recorded
 from torch import Tensor
 from walkers import Walker
 
@@ -187,6 +188,31 @@ def test_seed_draws_the_task_of_an_id() -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_an_environment_of_the_callers_stays_open(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a gymnasium that closes vector environments which nobody holds any more."""
+
+    def collected(self: Any) -> None:
+        if not self.closed:
+            self.close()
+
+    monkeypatch.setattr(gymnasium.vector.VectorEnv, "__del__", collected, raising=False)
+    closed = recorded(monkeypatch, "metarl_envs.single.TaskEnv.close")
+    env = navigation()
+    metarl.rl.load(runs / "plain").adapt(env, episodes=2, steps=1)
+    gc.collect()
+    assert closed == []
+    env.step(env.action_space.sample())
+
+
+def test_few_rows_of_an_id_are_padding() -> None:
+    for episodes, rows in ((1, 1), (32, 32), (33, 17), (40, 20), (100, 25)):
+        options: dict[str, Any] = {"horizon": 1, "task": None, "options": {}, "seed": 0}
+        with one_task_sampler(NAVIGATION, episodes=episodes, **options) as (sampler, _):
+            assert [env.num_envs for env in sampler.envs] == [rows]
+
+
 def test_load_reads_every_field_that_decides_how_a_policy_adapts(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +284,11 @@ def test_predict_is_that_of_stable_baselines(runs: Path) -> None:
     assert isinstance(distribution, Gaussian)
     expected = np.clip(0.1 * distribution.mean.detach().numpy(), -0.1, 0.1)
     np.testing.assert_allclose(best, expected, atol=1e-7)
+    fixed = rows[:3].copy()
+    fixed.flags.writeable = False
+    for odd in (rows[::-1], fixed, rows.astype(">f4"), rows.astype(np.longdouble), rows.tolist()):
+        found, _ = policy.predict(odd, deterministic=True)
+        np.testing.assert_allclose(found, expected[: len(odd)], atol=1e-7)
     for wrong in (np.zeros(3), np.zeros((2, 2, 2)), np.float32(1)):
         with pytest.raises(InputError, match="an observation of shape"):
             policy.predict(wrong)

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor, nn
 from walkers import Walker, diverging
 
@@ -545,6 +545,42 @@ def test_bad_input_is_explained() -> None:
     policy = _policy()
     with pytest.raises(InputError, match="for 3 tasks, but set_tasks was given 2"):
         sampler.collect(policy, _params(policy), seed=0)
+
+
+def test_environments_of_other_spaces_are_refused() -> None:
+    with pytest.raises(InputError, match=r"envs\[1\] has the spaces .*vector environments of one"):
+        Sampler([_walkers(2), _walkers(2, discrete=True)], episodes=1, horizon=1)
+
+
+class Flags(VectorEnv[Any, Any, Any]):
+    """Walkers that end at different times, whose flags are of a type of choice."""
+
+    def __init__(self, kind: Any) -> None:
+        self.rows, self.kind = _walkers(4), kind
+        self.num_envs, self.metadata = 4, self.rows.metadata
+        self.single_observation_space = self.rows.single_observation_space
+        self.single_action_space = self.rows.single_action_space
+
+    def set_attr(self, name: str, values: Any) -> None:
+        self.rows.set_attr(name, values)
+
+    def get_attr(self, name: str) -> Any:
+        return self.rows.get_attr(name)
+
+    def reset(self, **options: Any) -> Any:
+        return self.rows.reset(**options)
+
+    def step(self, actions: Any) -> Any:
+        observations, rewards, terminated, truncated, infos = self.rows.step(actions)
+        flags = (terminated.astype(self.kind), truncated.astype(self.kind))
+        return observations, rewards.tolist(), *flags, infos
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float32])
+def test_flags_may_be_numbers(kind: Any) -> None:
+    rollouts = [_collect(Flags(one), _tasks()) for one in (bool, kind)]
+    assert rollouts[0].truncated.any() or rollouts[0].terminated.any()
+    assert _same(*rollouts)
 
 
 def test_action_map_is_affine_and_clips() -> None:

@@ -96,6 +96,20 @@ def test_steps_are_as_long_as_the_way() -> None:
     assert not distances_kept(Weighting(standardized=False))
 
 
+def test_what_all_expect_is_no_advantage() -> None:
+    """Returns without variation leave the baseline's rounding, which is no step to take."""
+    setting = walk(episodes=20)
+    rollout = collect_meta_batch(setting.theta, seed=3, **setting.options).rollouts[0]
+    mask = rollout.mask.clone()
+    mask[..., 1:] = 0  # of one step: equal returns
+    first = rollout._replace(mask=mask, rewards=5.0 * mask)
+    assert not Weighting()(first).any()
+    assert not Weighting().support(first).any()
+    first.rewards[1, 0, 0] += 1.0
+    some = Weighting()(first).abs().amax((1, 2))
+    assert (some > 0).tolist() == [False, True, False]
+
+
 def test_lambda_of_supports_alone(rollout: Rollout) -> None:
     """Inner steps weigh by their own lambda; the query, and all by default, by the other."""
     weighting = Weighting(gae_lambda=0.9, inner_gae_lambda=0.3)

@@ -12,8 +12,7 @@ class FamilyConfig:
         metric: what its evaluations measure: loss, return or accuracy.
         counts: whole numbers among the ``variants`` of an evaluation, without which no figure of it
             can be drawn.
-        held_out: options of the second evaluation that is shipped of its best presets, if there is
-            one.
+        held_out: options of a second evaluation, shipped of runs of the default preset; else none.
         mends: setting -> what to add to an error about it.
     """
 

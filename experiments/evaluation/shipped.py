@@ -34,7 +34,7 @@ def shipped(root: Path) -> list[Path]:
 def protocols(experiment: Experiment, group: str) -> dict[str, Any]:
     """File -> options of the evaluations that are shipped of a group's runs.
 
-    Those of the best preset of some families are measured on further tasks, see `FamilyConfig`.
+    Those of the default preset of some families are measured on further tasks, see `FamilyConfig`.
     """
     configs = experiment.configs()
     found = {EVALUATION: configs.EvaluateOptions()}

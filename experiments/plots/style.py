@@ -56,6 +56,7 @@ _COMMON = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
     "text.parse_math": False,  # names of runs may hold any sign
+    "pdf.fonttype": 42,  # whole letters, which journals ask for
     "savefig.dpi": DPI,
 }
 _INKS = {"light": ("#ffffff", "#1b1b1b"), "dark": ("#16181c", "#e8e8e8")}
@@ -72,6 +73,7 @@ class Figure(NamedTuple):
         caption: what is seen, with units and where the numbers come from.
         light: PNG for light pages.
         dark: the same for dark ones.
+        pdf: for papers.
         rows: the numbers as a table, its first row the names of the columns.
     """
 
@@ -80,6 +82,7 @@ class Figure(NamedTuple):
     caption: str
     light: bytes
     dark: bytes
+    pdf: bytes
     rows: Rows
 
 
@@ -102,7 +105,7 @@ def draw(
     rows: Rows,
     size: tuple[float, float] = (5.6, 3.8),
 ) -> Figure:
-    """Paint a figure twice, for light and for dark pages.
+    """Paint a figure twice, for light paper and for dark.
 
     Args:
         paint: draws on an empty canvas.
@@ -125,10 +128,17 @@ def draw(
             matplotlib.rcParams.update(settings)
             canvas = Canvas(figsize=size)
             paint(canvas)
-            buffer = io.BytesIO()
-            canvas.savefig(buffer, format="png", metadata={"Software": None})
-        images[theme] = buffer.getvalue()
-    return Figure(name, title, caption, images["light"], images["dark"], rows)
+            images[theme] = _saved(canvas, "png", {"Software": None})
+            if theme == "light":
+                images["pdf"] = _saved(canvas, "pdf", {"CreationDate": None})
+    return Figure(name, title, caption, images["light"], images["dark"], images["pdf"], rows)
+
+
+def _saved(canvas: Canvas, kind: str, metadata: dict[str, None]) -> bytes:
+    """A file without what would differ from one day, or version, to the next."""
+    buffer = io.BytesIO()
+    canvas.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
 
 
 def band(
@@ -145,7 +155,10 @@ def band(
     colour = COLOURS[index % len(COLOURS)]
     # Shifted by one in every round of the colours, so that no two lines look the same.
     shape = MARKERS[(index + index // len(COLOURS)) % len(MARKERS)] if marker else None
-    axes.plot(x, mean, color=colour, marker=shape, markersize=5, label=label)
+    # The first, which are those that were asked for, on top.
+    axes.plot(
+        x, mean, color=colour, marker=shape, markersize=5, label=label, zorder=3 - index / 100
+    )
     low = [m - h for m, h in zip(mean, half, strict=True)]
     high = [m + h for m, h in zip(mean, half, strict=True)]
     axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -33,7 +33,7 @@ SHOWN_VERSIONS = ("metarl-policies", "torch", "mujoco", "gymnasium", "python")
 def report(
     paths: Sequence[Path], out: Path, *, device: str | None = None, data: str | None = None
 ) -> Path:
-    """Write PNG and CSV of every figure, and ``index.html`` that holds them; the page's path.
+    """Write PNG, PDF and CSV of every figure, and ``index.html`` that holds them; the page's path.
 
     Args:
         paths: runs of one experiment.
@@ -64,6 +64,7 @@ def report(
     _remove_others(out, {figure.name for figure in figures})
     for figure in figures:
         replace(out / f"{figure.name}.png", figure.light)
+        replace(out / f"{figure.name}.pdf", figure.pdf)
         replace(out / f"{figure.name}.csv", _csv(figure))
     seeds = seeds_together(runs, curves)
     text = page(
@@ -94,7 +95,7 @@ def _remove_others(out: Path, names: set[str]) -> None:
         return
     with saving(out):
         for name in set(earlier) - names:
-            for suffix in (".png", ".csv"):
+            for suffix in (".png", ".pdf", ".csv"):
                 (out / Path(f"{name}{suffix}").name).unlink(missing_ok=True)
 
 

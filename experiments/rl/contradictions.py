@@ -60,7 +60,8 @@ def warn_of_standing_still(config: Config, metrics: dict[str, Any]) -> None:
     if config.best_reward is not None and config.inner_steps and metrics["inner_grad_norm"] == 0:
         warnings.warn(
             f"no task takes an inner step: their mean rewards are at least --best-reward "
-            f"{config.best_reward:g}, the best that a time step is said to earn",
+            f"{config.best_reward:g}, the best that a time step is said to earn; "
+            "give the best that one can earn, or None",
             RunWarning,
             stacklevel=2,
         )

@@ -6,11 +6,11 @@ from ..catalog import package_data
 from .rows import Groups, row, seeds_of, span, table
 
 RETURN_GROUPS = {
-    "": "MAML, best preset",
-    "-held-out": "MAML, best preset, 200 fresh tasks",
+    "": "MAML, default preset",
+    "-held-out": "MAML, default preset, 200 fresh tasks",
     "-paper": "MAML, paper's settings",
     "-linear": "MAML, paper's settings, linear surrogate",
-    "-gym": "MAML, best preset, physics of gymnasium",
+    "-gym": "MAML, default preset, physics of gymnasium",
     "-equal-steps": "MAML, steps of one length",
     "-first-order": "first order",
     "-pretrained": "pretrained",
@@ -49,7 +49,7 @@ def returns(groups: Groups, experiment: str) -> str:
 
 
 def policies(groups: Groups, *experiments: str) -> str:
-    """Of every experiment the best preset, the authors' MAML, and the paired difference."""
+    """Of every experiment the default preset, the authors' MAML, and the paired difference."""
     steps = max(len(_authors(name)["maml"]) for name in experiments)
     lines = []
     for name in experiments:

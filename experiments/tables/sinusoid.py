@@ -6,7 +6,7 @@ from ..catalog import package_data
 from .rows import Groups, row, seeds_of, span, table
 
 SINUSOID_GROUPS = {
-    "sinusoid": "MAML, best preset",
+    "sinusoid": "MAML, default preset",
     "sinusoid-paper": "MAML, paper's settings, alpha 0.01",
     "sinusoid-paper-alpha-001": "MAML, paper's settings, alpha 0.001",
     "sinusoid-first-order": "first order",

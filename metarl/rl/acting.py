@@ -75,7 +75,8 @@ class Policy:
             NonFiniteError: it is not finite, or what the policy makes of it is not.
         """
         features = self.observation_space.shape or ()
-        observation = np.asarray(observation)
+        # A copy: torch takes neither reversed rows nor memory that may not be written to.
+        observation = np.array(observation, dtype=np.float64)
         if observation.shape[-1:] != features or observation.ndim > 2:
             raise InputError(
                 f"an observation of shape {observation.shape}: the policy takes {features}, or "

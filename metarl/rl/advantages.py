@@ -18,6 +18,9 @@ from .rollout import Rollout, arrays_of, map_rollout
 
 Value = Literal["linear", "zero"]
 
+# Relative to the returns, what is below this is the rounding and the ridge of a baseline.
+SMALLEST_UNIT = 1e-5
+
 
 def discounted_sum(x: Tensor, discount: float) -> Tensor:
     """``y_t = x_t + discount * y_{t+1}``, with 0 behind the last step: ``(..., time)``.

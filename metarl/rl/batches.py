@@ -12,12 +12,10 @@ from torch.utils._pytree import tree_map
 from metarl.errors import InputError
 from metarl.reduction import InOrder, Reduce, sum_over_ranks
 
+from .advantages import SMALLEST_UNIT
 from .distributions import Distribution
 from .rollout import Rollout
 from .surrogates import leave_one_out
-
-# Relative to the returns this is the rounding and the ridge of a baseline, not variation.
-_SMALLEST_UNIT = 1e-5
 
 
 class Batch(NamedTuple):
@@ -69,7 +67,7 @@ def score_weights(returns: Tensor, unit: Tensor) -> Tensor:
         returns: mean undiscounted return of each task's query ``(task,)``.
         unit: what the query's weights were divided by ``(task,)``.
     """
-    known = unit > _SMALLEST_UNIT * returns.abs().max()
+    known = unit > SMALLEST_UNIT * returns.abs().max()
     return torch.where(known, leave_one_out(returns) / torch.where(known, unit, 1.0), 0.0)
 
 

@@ -16,7 +16,7 @@ from .sampler import Sampler
 from .vector import Task, not_found
 
 Env = gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any] | str
-# Copies of an environment made by its id: so many rows share a call of the policy.
+# Copies of an environment made by its id: so many rows at most share a call of the policy.
 ROWS = 32
 
 
@@ -45,7 +45,8 @@ def one_task_sampler(
         InputError: no such environment, or it does not fit a sampler.
     """
     if isinstance(env, str):
-        vector = _make(env, min(episodes, ROWS), options)
+        groups = -(-episodes // ROWS)
+        vector = _make(env, -(-episodes // groups), options)  # so that few rows are padding
         try:
             sampler = Sampler(vector, episodes=episodes, horizon=horizon)
             if task is None and vector.envs[0].has_wrapper_attr("sample_tasks"):
@@ -68,6 +69,8 @@ def one_task_sampler(
     held: gymnasium.Env[Any, Any] = gymnasium.Wrapper(env)
     held.metadata = dict(env.metadata)
     rows = SyncVectorEnv([lambda: held], autoreset_mode=AutoresetMode.DISABLED)
+    # Before gymnasium 1.3 one that is collected closes its members, and this one is the caller's.
+    rows.closed = True
     yield Sampler(rows, episodes=episodes, horizon=horizon), task
 
 

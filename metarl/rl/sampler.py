@@ -1,5 +1,6 @@
 """Collects episodes of many tasks at once, one batched policy call per time step."""
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from threading import Event
@@ -97,8 +98,21 @@ class Sampler:
                     f"{env.num_envs} environments hold no whole tasks of {episodes} episodes, "
                     "which exact results need: choose a multiple"
                 )
+        self._check_alike()
         self._observation_dim = observation_length(self.envs[0].single_observation_space)
         self._to_env = action_map(self.envs[0].single_action_space)
+
+    def _check_alike(self) -> None:
+        """Refuse vector environments of different spaces: observations and actions are alike."""
+        first = self.envs[0]
+        for index, env in enumerate(self.envs):
+            spaces = (env.single_observation_space, env.single_action_space)
+            if spaces != (first.single_observation_space, first.single_action_space):
+                raise InputError(
+                    f"envs[{index}] has the spaces {spaces[0]} and {spaces[1]}, envs[0] "
+                    f"{first.single_observation_space} and {first.single_action_space}: give "
+                    "vector environments of one kind"
+                )
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> list[vector.Task]:
         """Draw ``n`` tasks from the environment's task distribution."""
@@ -238,9 +252,9 @@ class Sampler:
             # One value that all tasks see, as expand_params gives it: one task of all rows.
             group, own = rows.stop - rows.start, {name: p[:1] for name, p in params.items()}
         else:
-            # Where these rows are whole tasks the policy sees (task, episode), else (row, 1).
-            whole = rows.start % self.episodes == rows.stop % self.episodes == 0
-            group = self.episodes if whole else 1
+            # The policy sees (task, episode) where these rows are whole tasks, else equal parts,
+            # each within one task.
+            group = math.gcd(self.episodes, rows.start, rows.stop)
             tasks = self._task_of(np.arange(rows.start, rows.stop, group))
             index = torch.from_numpy(tasks).to(device)
             own = {name: p[index] for name, p in params.items()}

@@ -231,11 +231,12 @@ def step(env: VectorEnv[Any, Any, Any], actions: NDArray[Any], *, timeout: float
             observations, rewards, terminated, truncated, infos = base.step_wait(timeout)
     else:
         observations, rewards, terminated, truncated, infos = env.step(actions)
-    invalid = infos.get("diverged")
-    if invalid is None:
-        invalid = np.zeros(env.num_envs, dtype=np.bool_)
-    invalid = np.asarray(invalid, dtype=np.bool_)
-    return Step(observations, rewards, terminated, truncated, invalid, infos)
+    diverged = infos.get("diverged")
+    if diverged is None:
+        diverged = np.zeros(env.num_envs, dtype=np.bool_)
+    # Whole numbers for flags would count as row numbers where they choose rows.
+    ended, cut, invalid = (np.asarray(x, dtype=np.bool_) for x in (terminated, truncated, diverged))
+    return Step(np.asarray(observations), np.asarray(rewards), ended, cut, invalid, infos)
 
 
 def _reset(env: VectorEnv[Any, Any, Any], kwargs: dict[str, Any], timeout: float) -> NDArray[Any]:

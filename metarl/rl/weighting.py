@@ -3,12 +3,20 @@
 from dataclasses import dataclass, replace
 from typing import get_args
 
+import torch
 from torch import Tensor
 
 from metarl.checks import check_choice
 from metarl.errors import InputError
 
-from .advantages import Value, advantages, masked_std, standardize
+from .advantages import (
+    SMALLEST_UNIT,
+    Value,
+    advantages,
+    discounted_sum,
+    masked_std,
+    standardize,
+)
 from .rollout import Rollout
 
 
@@ -20,8 +28,11 @@ class Weighting:
         discount: gamma.
         gae_lambda: lambda of the generalised advantage estimator.
         bootstrap_time_limit: use V of the final observation at the time limit.
-        baseline: ``"linear"`` (features of observation and time) or ``"zero"``.
-        standardized: mean 0 and standard deviation 1 per task.
+        baseline: ``"linear"`` (features of observation and time; where a task has not many more
+            steps than these, twice the observation's length, it fits away what there is to learn)
+            or ``"zero"``.
+        standardized: mean 0 and standard deviation 1 per task; 0 where a task's advantages are none
+            but for rounding.
         inner_gae_lambda: lambda of inner steps; None is gae_lambda. A small one credits an action
             with what follows at once: a step says less about the far future, and says it with a
             fraction of the noise.
@@ -69,7 +80,12 @@ class Weighting:
         like, mask = rollout.rewards, rollout.mask.cpu().double()
         if not self.standardized:
             return raw.to(like), like.new_ones(len(raw))
-        return standardize(raw, mask).to(like), masked_std(raw, mask).to(like)
+        unit = masked_std(raw, mask)
+        returns = discounted_sum(like.cpu().double() * mask, self.discount)
+        # What is left of returns that are all expected is the baseline's rounding, not advantage.
+        known = unit > SMALLEST_UNIT * returns.abs().amax((1, 2))
+        weights = torch.where(known[:, None, None], standardize(raw, mask), 0.0)
+        return weights.to(like), unit.to(like)
 
 
 def regret(rollout: Rollout, best_reward: float) -> Tensor:
