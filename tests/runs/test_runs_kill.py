@@ -1,4 +1,4 @@
-"""K1, K2: kill -9 at random and at every named fault point of a save."""
+"""Kill -9 at random and at every named fault point of a save."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""C1: damaged checkpoints are never loaded: the one before is, or a clear error is given."""
+"""Damaged checkpoints are never loaded: the one before is, or a clear error is given."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""T1: a rank is killed, hangs, fails by itself, or differs from the others."""
+"""A rank is killed, hangs, fails by itself, or differs from the others."""
 
 import itertools
 import os

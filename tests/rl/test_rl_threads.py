@@ -1,4 +1,4 @@
-"""O22: on one recorded batch an update does not depend on the number of torch's threads."""
+"""On one recorded batch an update does not depend on the number of torch's threads."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""W: hundreds of meta-iterations of every workload leave memory, files and threads as they were."""
+"""Hundreds of meta-iterations of every workload leave memory, files and threads as they were."""
 
 import os
 import threading

@@ -12,7 +12,7 @@ from metarl.images import ImageClasses, load_omniglot
 from metarl.images.omniglot import PARTS
 
 # The one place beside the checkout where the data set may lie.
-BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def data_root(environment: str | None) -> Path | None:

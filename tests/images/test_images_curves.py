@@ -1,4 +1,4 @@
-"""O23: accuracy curves of few-shot nets against a reference of torch's own words."""
+"""Accuracy curves of few-shot nets against a reference of torch's own words."""
 
 import functools
 from dataclasses import replace

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-TOP = Path(__file__).parent.parent
+TOP = Path(__file__).parents[2]
 README = TOP / "README.md"
 DOCUMENTS = [README, *sorted((TOP / "docs").glob("**/*.md"))]
 

@@ -1,4 +1,4 @@
-"""D1: full, failing and read-only disks, and writes that come back short."""
+"""Full, failing and read-only disks, and writes that come back short."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""R1, R2: one owner at a time, and readers that never mind the writer."""
+"""One owner at a time, and readers that never mind the writer."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""K3, K4: commands killed at random and resumed end as if nothing had happened; a loss shows."""
+"""Commands killed at random and resumed end as if nothing had happened; a loss shows."""
 
 import json
 import os

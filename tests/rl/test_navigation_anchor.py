@@ -1,4 +1,4 @@
-"""O24: navigation is learned as well as ten recorded seeds learned it."""
+"""Navigation is learned as well as ten recorded seeds learned it."""
 
 from dataclasses import replace
 

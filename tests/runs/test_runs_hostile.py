@@ -1,4 +1,4 @@
-"""C2: files made to run code or to exhaust the machine do neither; no unpickler on any path."""
+"""Files made to run code or to exhaust the machine do neither; no unpickler on any path."""
 
 import ast
 import io
@@ -15,7 +15,7 @@ from runs_at import make_run, newest, seal
 from metarl.errors import CheckpointError, InputError, MetarlError
 from metarl.runs import arrays, load_checkpoint, open_run, read_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def bomb(canary: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""O20: gymnasium's half cheetah to the bit, however the pool hands rows to its threads."""
+"""Gymnasium's half cheetah to the bit, however the pool hands rows to its threads."""
 
 import functools
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""D1, R1 and exits 3, 4, 5 through the command line: disks, rivals, damage, exploding rewards."""
+"""Commands that meet full disks, rivals, damage and exploding rewards: their exit statuses."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""I1: command lines and configs of every kind of nonsense: one line and exit 2, or valid."""
+"""Command lines and configs of every kind of nonsense: one line and exit 2, or valid."""
 
 import copy
 import json

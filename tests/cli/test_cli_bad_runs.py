@@ -1,4 +1,4 @@
-"""I3: evaluate and report on runs that are missing, partial, damaged, or another's."""
+"""Evaluate and report on runs that are missing, partial, damaged, or another's."""
 
 import json
 import shutil

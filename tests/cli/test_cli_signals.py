@@ -1,4 +1,4 @@
-"""S1: signals at any moment end a command within ten seconds, resumable, and leave no process."""
+"""Signals at any moment end a command within ten seconds, resumable, and leave no process."""
 
 import json
 import os

@@ -11,7 +11,7 @@ import pytest
 import torch
 from commands import succeed
 
-EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 # Examples that need what the tests do not install.
 ELSEWHERE = {"meta_world.py"}
 

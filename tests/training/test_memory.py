@@ -1,5 +1,6 @@
 """Memory that an iteration is expected to take, against what tensors and processes take."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -165,7 +166,8 @@ def told(name: str) -> str:
 def test_a_process_takes_what_is_expected(name: str) -> None:
     # A fresh one: what a fork has from its parent hides what it takes.
     command = [sys.executable, __file__, name]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     before, there, took = map(int, done.stdout.split())
     assert took / FACTOR < there < took * FACTOR
     # Mutant: only what is there already; the iteration's part is seen.
