@@ -50,6 +50,15 @@ class Machine:
         """Whether the step is compiled."""
         return self.compile == "on"
 
+    @property
+    def task_mapping(self) -> str:
+        """The mapping of functions of tasks, with how they are compiled."""
+        return f"{self.mapping}+compile" if self.compiled else self.mapping
+
+    def mapped(self, auto: str) -> "Machine":
+        """The same with a mapping in the place of ``auto``."""
+        return replace(self, mapping=auto) if self.mapping == "auto" else self
+
 
 def resolve(machine: Machine, *, threads: int, long: bool = True) -> Machine:
     """Replace device, threads and compilation left open; a function of the machine, not of time.

@@ -35,11 +35,6 @@ def announce(name: str, out: Path, *, done: int, ranks: int, compiles: bool) -> 
     tell(f"{name}: {begins} in {out}{shared}{wait}", sys.stdout)
 
 
-def count(n: int, what: str) -> str:
-    """``"1 iteration"``, ``"2 iterations"``."""
-    return f"{n} {what}{'s' * (n != 1)}"
-
-
 def waiting(what: str) -> AbstractContextManager[object]:
     """Says on a terminal what takes its time, until it is done; nothing is left of it."""
     return Console(stderr=True).status(Text(what))  # brackets are no markup

@@ -81,7 +81,7 @@ class Ranks(NamedTuple):
         self._wait(lambda dist: dist.all_reduce(total, async_op=True))
         return total.to(x.device)
 
-    def each(self, x: Tensor) -> Tensor:
+    def all_gather(self, x: Tensor) -> Tensor:
         """The tensors ``(...)`` of all ranks, ``(rank, ...)``, on every rank."""
         if self.size == 1:
             return x.unsqueeze(0)
@@ -94,10 +94,10 @@ class Ranks(NamedTuple):
         """All ranks' rows ``(own, ...) -> (all, ...)``, in the order of ranks, on every rank."""
         if self.size == 1:
             return rows
-        counts = self.each(torch.tensor(len(rows))).tolist()
+        counts = self.all_gather(torch.tensor(len(rows))).tolist()
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
         padded[: len(rows)] = rows.detach()
-        parts = self.each(padded)
+        parts = self.all_gather(padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def share(self, data: bytes) -> bytes:
@@ -130,7 +130,7 @@ class Ranks(NamedTuple):
         except Exception as error:
             failure = error
         code = 0 if failure is None else int(getattr(failure, "exit_code", 1))
-        codes = self.each(torch.tensor(code))
+        codes = self.all_gather(torch.tensor(code))
         if not codes.any():
             return value
         lowest = int(codes.nonzero()[0])

@@ -45,26 +45,21 @@ def gauss_newton(
     if mapping == Mapping("chunk", 1, False) and not autocast_active():
         # A product only replays recorded operations, which leaves the interpreter to others.
         products = mapping._replace(kind="threads")
-    # The tensors themselves, not their ids: a tensor that is no more gives its id to the next.
-    here: list[tuple[Tensor, int]] = []
-    linearised: list[Product] = []
+    latest: _Linearised | None = None
 
     def product(theta: Params, v: Params) -> Params:
-        known = len(here) == len(theta) and all(
-            p is q and p._version == version
-            for p, (q, version) in zip(theta.values(), here, strict=True)
-        )
-        if not known:
-            run = kept_if(mapping.compile, _linearised, fisher)
+        nonlocal latest
+        if latest is None or not latest.at(theta):
+            run = kept_if(mapping.compile, _linearisation, fisher)
+            latest = None  # its memory serves the next
             with torch.no_grad():
                 chunks = run_chunks(run, theta, data, mapping, compiler=compile_products)
-            linearised[:] = chunks
-            here[:] = [(p, p._version) for p in theta.values()]
+            latest = _Linearised([(p, p._version) for p in theta.values()], chunks)
         v = {name: v[name] for name in theta}
         with torch.no_grad():
             fv: Params = map_items(
                 lambda chunk: chunk(v),
-                linearised,
+                latest.chunks,
                 products,
                 gather=lambda sums: mean_of_chunks(sums, data, reduce),
             )
@@ -73,7 +68,22 @@ def gauss_newton(
     return product
 
 
-def _linearised(fisher: GaussNewton) -> ChunkFunction:
+class _Linearised(NamedTuple):
+    """Products at one theta."""
+
+    # The tensors themselves, not their ids: a tensor that is no more gives its id to the next.
+    theta: list[tuple[Tensor, int]]  # and their versions
+    chunks: list[Product]
+
+    def at(self, theta: Params) -> bool:
+        """Whether these are the same tensors, unchanged."""
+        return len(theta) == len(self.theta) and all(
+            p is q and p._version == version
+            for p, (q, version) in zip(theta.values(), self.theta, strict=True)
+        )
+
+
+def _linearisation(fisher: GaussNewton) -> ChunkFunction:
     """Chunk function ``(theta, data) -> (v -> J' M J v)``, the product summed over its tasks."""
     return functools.partial(_linearise, fisher)
 

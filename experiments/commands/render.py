@@ -16,10 +16,10 @@ from ..evaluation.shipped import is_shipped
 from ..options import parse, positionals
 from ..outputs import check_writable, output
 from ..plots.tasks import after
-from ..progress import count
 from ..rl.environments import NAVIGATION
 from ..rl.episodes import learner_of, play, spread_tasks
 from ..rl.video import check_file, compose, write_video
+from ..words import count
 
 # GIFs count time in hundredths of a second; 25 pictures a second is what they show evenly.
 FPS = {".gif": 25, ".mp4": 50}

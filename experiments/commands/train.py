@@ -24,12 +24,13 @@ from ..contradictions import warn_of_initial_values, warn_of_unused
 from ..family import Learner, State
 from ..machine import Machine, resolve
 from ..options import find_experiment, positionals
-from ..progress import Quiet, Reporter, announce, count, reporter, tell
+from ..progress import Quiet, Reporter, announce, reporter, tell
 from ..training.loop import Plan, train
 from ..training.opening import free_directory, opened, start_from, stored_values
 from ..training.options import TrainOptions, fresh, given_again, rank_timeout, resumed
 from ..training.settings import settings
 from ..training.signals import Abandoned
+from ..words import count
 
 # Shorter runs do not earn back the minute that compiling takes.
 LONG_MINUTES = 4.0

@@ -12,7 +12,7 @@ from metarl.errors import InputError
 
 from ..catalog import EXPERIMENTS
 from ..family import mean_and_ci95
-from ..progress import count
+from ..words import count
 
 FIELDS = (
     "experiment",

@@ -55,11 +55,10 @@ class ImagesLearner:
         # On a CPU a compiled chain of single tasks stays in the cache; what is not compiled gains
         # from several tasks to each operation.
         on_cpu = machine.device == "cpu"
+        eager = machine.mapped("chunk:8" if on_cpu else "vmap").mapping
         compiled = "threads" if on_cpu else "vmap"
-        eager = machine.mapping.replace("auto", "chunk:8" if on_cpu else "vmap")
-        mapping = compiled if machine.compiled else eager
-        self.machine = replace(machine, mapping=machine.mapping.replace("auto", mapping))
-        self.mapping = self.machine.mapping + ("+compile" if machine.compiled else "")
+        self.machine = machine.mapped(compiled if machine.compiled else eager)
+        self.mapping = self.machine.task_mapping
         self.inner = metarl.InnerLoop(
             config.inner_lr, config.first_order, adapts, recompute=machine.recompute
         )

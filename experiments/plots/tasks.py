@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from ..words import count
 from .curves import Evaluation
 from .style import COLOURS, MARKERS, Figure, draw, ink, legend_below
 
@@ -83,7 +84,7 @@ def before_after(label: str, evaluation: Evaluation) -> Figure | None:
 
 def after(k: int) -> str:
     """What ``k`` gradient steps are called."""
-    return "before" if k == 0 else f"after {k} step{'s' * (k > 1)}"
+    return "before" if k == 0 else f"after {count(k, 'step')}"
 
 
 def _mark(k: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ..plots.curves import Curve, mean_of_seeds
 from ..plots.learning import Line
 from ..plots.page import figures_of, page
 from ..plots.style import Figure
-from ..progress import count
+from ..words import count
 from .labels import labels
 from .together import options_of, seeds_together, sets
 from .view import show_curve

@@ -9,10 +9,11 @@ from typing import Any
 
 from metarl.errors import InputError
 
+from ..configs.flat import flat
 from ..evaluation.evaluate import Loaded
 from ..options import preset_config
 from ..plots.curves import Curve
-from ..progress import count
+from ..words import count
 
 # Of a configuration: what does not decide how a run is trained.
 ASIDE = ("log_every", "validate_every", "data")
@@ -54,20 +55,12 @@ def options_of(loaded: Loaded) -> list[str]:
         usual = asdict(preset_config(loaded.experiment, record["preset"]))
     except InputError:  # of another version
         return []
-    own = asdict(loaded.config)
+    before = dict(flat(usual))
     return [
-        f"{name} {_plain(value)}"
-        for name, value in _flat(own)
-        if value != dict(_flat(usual)).get(name) and name not in ASIDE
+        f"{'.'.join(path)} {_plain(value)}"
+        for path, value in flat(asdict(loaded.config))
+        if value != before.get(path) and path[-1] not in ASIDE
     ]
-
-
-def _flat(values: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{within}{name}.")
-        else:
-            yield f"{within}{name}", value
 
 
 def _plain(value: Any) -> str:

@@ -52,7 +52,7 @@ class PolicyLearner:
         check_options(config)
         self.config = config
         self.machine = machine
-        self.mapping = machine.mapping + ("+compile" if machine.compiled else "")
+        self.mapping = machine.task_mapping
         self.sampler = functools.lru_cache(maxsize=2)(self._sampler)
         self.workers: VectorEnv[Any, Any, Any] | None = None
         # One policy on all tasks mixed plays a fresh task in every episode.

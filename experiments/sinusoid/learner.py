@@ -1,7 +1,6 @@
 """Sinusoid regression: what one meta-iteration is, how it is validated and evaluated."""
 
 import functools
-from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -40,8 +39,8 @@ class SinusoidLearner:
     def __init__(self, config: Config, machine: Machine, ranks: Ranks = ALONE) -> None:
         check_inner_options(config, config.inner_steps)
         self.config = config
-        self.machine = replace(machine, mapping=machine.mapping.replace("auto", "vmap"))
-        self.mapping = self.machine.mapping + ("+compile" if machine.compiled else "")
+        self.machine = machine.mapped("vmap")
+        self.mapping = self.machine.task_mapping
         self.ranks = ranks
         self.inner = metarl.InnerLoop(
             config.inner_lr, config.first_order, recompute=machine.recompute

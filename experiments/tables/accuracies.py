@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from ..catalog import package_data
-from .rows import Groups, row, seeds_of, span, table
+from ..words import count
+from .rows import Groups, row, span, table
 
 ACCURACY_GROUPS = {
     "": "MAML",
@@ -49,7 +50,7 @@ def _accuracy(evaluations: list[dict[str, Any]], moments: str | None) -> str:
         told = [e["variants"][f"{moments}, {e['variants']['shots']} queries"] for e in evaluations]
     percent = np.array([100 * e["mean"][-1] for e in told])
     if len(told) > 1:
-        return f"{span(percent, '.1f')}, {seeds_of(len(told))}"
+        return f"{span(percent, '.1f')}, {count(len(told), 'seed')}"
     return f"{percent[0]:.1f} ± {100 * told[0]['ci95'][-1]:.1f}"
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 
 from ..catalog import package_data
-from .rows import Groups, row, seeds_of, span, table
+from ..words import count
+from .rows import Groups, row, span, table
 
 RETURN_GROUPS = {
     "": "MAML, default preset",
@@ -61,7 +62,7 @@ def policies(groups: Groups, *experiments: str) -> str:
 
 
 def _columns(steps: int) -> list[str]:
-    return [f"{k} step{'s' * (k != 1)}" for k in range(steps)]
+    return [count(k, "step") for k in range(steps)]
 
 
 def _row(label: str, cells: list[str], steps: int) -> str:
@@ -71,7 +72,7 @@ def _row(label: str, cells: list[str], steps: int) -> str:
 def _ours(groups: Groups, group: str, label: str, steps: int) -> str:
     seeds = np.array([e["mean"] for e in groups[group]], dtype=float)
     cells = [span(column, ".1f") for column in seeds.T]
-    return _row(f"{label}, ours ({seeds_of(len(seeds))})", cells, steps)
+    return _row(f"{label}, ours ({count(len(seeds), 'seed')})", cells, steps)
 
 
 def _authors(experiment: str) -> dict[str, np.ndarray]:

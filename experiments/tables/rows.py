@@ -24,11 +24,6 @@ def table(head: str, columns: list[str], rows: list[str]) -> str:
     return "\n".join(["", row(head, columns), row("---", ["---"] * len(columns)), *rows, ""])
 
 
-def seeds_of(count: int) -> str:
-    """A number of seeds in words."""
-    return f"{count} seed{'s' * (count > 1)}"
-
-
 def span(values: np.ndarray, form: str | None = None) -> str:
     """Mean (lowest to highest) of seeds, in a format; None is two digits, perhaps of a power."""
 

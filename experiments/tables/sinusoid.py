@@ -3,7 +3,8 @@
 import numpy as np
 
 from ..catalog import package_data
-from .rows import Groups, row, seeds_of, span, table
+from ..words import count
+from .rows import Groups, row, span, table
 
 SINUSOID_GROUPS = {
     "sinusoid": "MAML, default preset",
@@ -33,10 +34,10 @@ def sinusoid(groups: Groups) -> str:
         worse = [e["variants"]["worse_than_unadapted"][-1] for e in groups[group]]
         moves = not np.allclose(seeds[:, 0], seeds[:, -1], rtol=1e-4)  # else rounding would count
         cells.append(", ".join(map(str, worse)) if moves else "")
-        lines.append(row(f"{label}, ours ({seeds_of(len(seeds))})", cells))
+        lines.append(row(f"{label}, ours ({count(len(seeds), 'seed')})", cells))
     for label, values in package_data("paper", "sinusoid")["5-shot"].items():
         numbers = [f"{values[str(k)]:.2f}" for k in steps]
         lines.append(row(f"{label}, the paper's", [*numbers, "", ""]))
-    columns = [f"{k} step{'s' * (k > 1)}" for k in steps]
+    columns = [count(k, "step") for k in steps]
     columns += ["10 steps, median", "tasks made worse"]
     return table("5-shot mean squared error after", columns, lines)

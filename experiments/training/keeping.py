@@ -65,7 +65,7 @@ class Keeper(NamedTuple):
         if os.getppid() != self.ranks.parent:  # killed, the launcher cannot end its ranks
             signum = signum or signal.SIGHUP
         ours = torch.tensor([signum, late, due, iteration, _checksum(state)])
-        all_ = self.ranks.each(ours)
+        all_ = self.ranks.all_gather(ours)
         other = (all_[:, 3:] != all_[0, 3:]).any(1)
         if other.any():
             raise RankError(
@@ -91,7 +91,7 @@ class Keeper(NamedTuple):
     def expect_memory(self, learner: Learner, state: State) -> float:
         """Say what an iteration will take, before the first; bytes at most on a rank."""
         here, there = expected(learner.needs(state), learner.machine, peak_bytes())
-        most = self.ranks.each(torch.tensor([here, there])).amax(0).tolist()
+        most = self.ranks.all_gather(torch.tensor([here, there])).amax(0).tolist()
         apart = f", and {_gigabytes(most[1])} on {learner.machine.device}" if most[1] else ""
         whose = " on a rank" if self.ranks.size > 1 else ""
         self.reporter.say(f"memory at its peak: about {_gigabytes(most[0])}{apart}{whose}")
@@ -99,7 +99,7 @@ class Keeper(NamedTuple):
 
     def check_memory(self, expected: float) -> None:
         """Say so where the first iteration took much more than was expected."""
-        most = float(self.ranks.each(torch.tensor(peak_bytes())).max())
+        most = float(self.ranks.all_gather(torch.tensor(peak_bytes())).max())
         if most > FACTOR * expected:
             self.reporter.say(
                 f"warning: memory at its peak was {_gigabytes(most)}, not as expected"

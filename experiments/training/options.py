@@ -13,6 +13,7 @@ from metarl.errors import InputError
 
 from ..catalog import Experiment
 from ..configs.bounds import UNPREFIXED, Range, check_types, option_name
+from ..configs.flat import flat
 from ..machine import Switch, on_ranks
 from ..options import parse, preset_config, value_of
 from ..stored import stored
@@ -116,7 +117,7 @@ def resumed(
         raise InputError(f"{out}: its config.json is not of this version: {error}") from None
     prog = f"metarl train {experiment.name}"
     options: TrainOptions[Any] = parse(_kind(experiment), argv, prog=prog, default=own)
-    before, after = _flat(asdict(own)), _flat(asdict(options))
+    before, after = _by_option(own), _by_option(options)
     for name, value in after.items():
         if name not in FREE and value != before[name]:
             raise InputError(
@@ -127,10 +128,9 @@ def resumed(
     return options
 
 
-def _flat(values: dict[str, Any], *path: str) -> dict[str, Any]:
+def _by_option(options: Any) -> dict[str, Any]:
     """Option name -> value."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        here = path if name in UNPREFIXED else (*path, name)
-        flat |= _flat(value, *here) if isinstance(value, dict) else {option_name(*here): value}
-    return flat
+    return {
+        option_name(*(name for name in path if name not in UNPREFIXED)): value
+        for path, value in flat(asdict(options))
+    }

@@ -5,6 +5,7 @@ from typing import Any
 
 from metarl.log import Settings
 
+from ..configs.flat import flat
 from ..family import Learner
 
 
@@ -17,16 +18,8 @@ def settings(config: Any, learner: Learner, *, seed: int) -> Settings:
         seed: of the run.
     """
     after = learner.shown[1]
-    return Settings({"seed": seed, **_flat(asdict(config))}, (after, f"validation.{after}"))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, float | bool | str]:
-    flat: dict[str, float | bool | str] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, bool | int | float | str):
-            flat[prefix + name] = value
-        else:
-            flat[prefix + name] = str(value)  # tuples and None
-    return flat
+    fields = {
+        ".".join(path): value if isinstance(value, bool | int | float | str) else str(value)
+        for path, value in flat(asdict(config))
+    }
+    return Settings({"seed": seed, **fields}, (after, f"validation.{after}"))

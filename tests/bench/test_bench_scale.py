@@ -32,7 +32,7 @@ def test_work_and_waiting_are_told_apart() -> None:
         time.sleep(PAUSE * (1 + 2 * watched.rank))
         watched.reduce(torch.ones(10))
         time.sleep(PAUSE * (3 - 2 * watched.rank))
-        watched.each(torch.ones(5))
+        watched.all_gather(torch.ones(5))
 
     for line in on_ranks(2, lambda ranks: json.dumps(iterations(ranks, step, 1)[0])):
         seconds, computed, skew, calls, sent = json.loads(line)

@@ -81,7 +81,7 @@ def exchanged(ranks: Ranks) -> str:
     return json.dumps(
         {
             "reduce": ranks.reduce(x).tolist(),
-            "each": ranks.each(torch.tensor(ranks.rank)).tolist(),
+            "each": ranks.all_gather(torch.tensor(ranks.rank)).tolist(),
             "gather": ranks.gather(torch.full((ranks.rank + 1, 2), ranks.rank)).tolist(),
             "share": [ranks.share(b"\x00%d" % ranks.rank)[1:].decode(), len(ranks.share(b""))],
             "first": [ranks.first(ranks.rank == 0), ranks.first(ranks.rank > 0)],

@@ -5,7 +5,8 @@ import io
 import pytest
 
 from metarl_experiments import progress
-from metarl_experiments.progress import adaptation, clock, count, per_second, reporter, waiting
+from metarl_experiments.progress import adaptation, clock, per_second, reporter, waiting
+from metarl_experiments.words import count
 
 SHOWN = ("loss_before", "loss_after")
 

@@ -40,10 +40,10 @@ class Watched(Ranks):
         self.log.bytes += x.numel() * x.element_size()
         return super().reduce(x)
 
-    def each(self, x: Tensor) -> Tensor:
+    def all_gather(self, x: Tensor) -> Tensor:
         """Count the bytes."""
         self.log.bytes += x.numel() * x.element_size()
-        return super().each(x)
+        return super().all_gather(x)
 
     def _wait(self, begin: Callable[[Any], Any]) -> None:
         self.log.own.append(time.perf_counter() - self.log.since)
@@ -86,7 +86,7 @@ def iterations(ranks: Ranks, step: Callable[[Ranks, int], object], count: int) -
         step(watched, number)
         ended = time.perf_counter()
         own = torch.tensor([*log.own, ended - log.since], dtype=torch.float64)
-        each = ranks.each(own)
+        each = ranks.all_gather(own)
         skew = float((each.amax(0) - each.mean(0)).sum())
         work = float(each.mean(0).sum())
         found.append(Iteration(ended - began, work, skew, len(log.own), log.bytes))
