@@ -8,8 +8,8 @@ from metarl.objective import mean_over_tasks
 from ..configs.rl import Config
 from ..machine import Machine
 from ..rl.learner import PolicyLearner
-from .beside.timing import medians
-from .beside.update import CHEETAH, prepare
+from .parts.timing import medians
+from .parts.update import CHEETAH, prepare
 
 PRODUCTS = 10
 

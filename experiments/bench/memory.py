@@ -15,7 +15,7 @@ from ..configs.rl import THREADS
 from ..machine import Machine, resolve
 from ..memory import peak_bytes
 from ..rl.learner import PolicyLearner
-from .beside.update import CHEETAH
+from .parts.update import CHEETAH
 
 ITERATIONS = 3
 

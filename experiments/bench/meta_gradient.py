@@ -9,10 +9,10 @@ from metarl.objective import gradients, mean_over_tasks
 from ..configs.rl import Config
 from ..machine import Machine
 from ..rl.learner import PolicyLearner
-from .beside.loop import loop_objective
-from .beside.products import operations_of, products
-from .beside.timing import medians, on_threads
-from .beside.update import CHEETAH, prepare
+from .parts.loop import loop_objective
+from .parts.products import operations_of, products
+from .parts.timing import medians, on_threads
+from .parts.update import CHEETAH, prepare
 
 
 def meta_gradient_bench(

@@ -13,9 +13,9 @@ from ..configs.rl import THREADS, Config
 from ..family import Metrics
 from ..machine import Machine, resolve
 from ..rl.learner import PolicyLearner
-from .beside.physics import played_controls, raw_physics
-from .beside.timing import medians
-from .beside.update import CHEETAH
+from .parts.physics import played_controls, raw_physics
+from .parts.timing import medians
+from .parts.update import CHEETAH
 
 
 def meta_iteration_bench(

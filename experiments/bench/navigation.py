@@ -6,9 +6,9 @@ from metarl.trust_region import trust_region_step
 
 from ..configs.rl import Config
 from ..machine import Machine
-from .beside.loop import loop_objective
-from .beside.timing import medians, on_threads
-from .beside.update import NAVIGATION, prepare
+from .parts.loop import loop_objective
+from .parts.timing import medians, on_threads
+from .parts.update import NAVIGATION, prepare
 
 
 def navigation_bench(

@@ -15,7 +15,7 @@ from ..configs.images import THREADS, Config
 from ..images.learner import ImagesLearner
 from ..images.tasks import Tasks
 from ..machine import Machine, resolve
-from .beside.timing import medians, on_threads
+from .parts.timing import medians, on_threads
 
 
 def omniglot_bench(repetitions: int = 5) -> dict[str, float]:

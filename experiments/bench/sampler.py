@@ -18,8 +18,8 @@ from metarl.rl.sampler import Sampler
 from metarl.rl.vector import make_halves
 from metarl_envs.quiet import quiet_mujoco
 
-from .beside.physics import played_controls, raw_physics
-from .beside.timing import medians
+from .parts.physics import played_controls, raw_physics
+from .parts.timing import medians
 
 CHEETAH = "metarl/HalfCheetahVelocity-v0"
 TASKS, EPISODES = 40, 20

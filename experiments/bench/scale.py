@@ -10,8 +10,8 @@ from metarl.errors import MetarlError
 
 from ..catalog import EXPERIMENTS
 from ..options import overlay, preset_config
-from .beside import ranks as child
-from .beside.scaling import costs, seconds
+from .parts import ranks as child
+from .parts.scaling import costs, seconds
 
 # Experiment -> iterations for one repetition.
 ITERATIONS = {"sinusoid": 40, "navigation": 1, "cheetah-velocity": 1}
@@ -32,7 +32,7 @@ def scale_bench(
       and more.
     - ``skew``: seconds that they wait for the slower.
     - ``calls``, ``bytes``: what a rank hands over in an iteration.
-    - ``model/2x1``: what `beside.scaling` says of two ranks, against ``2x1``.
+    - ``model/2x1``: what `parts.scaling` says of two ranks, against ``2x1``.
 
     and ``latency``, ``megabyte``: seconds of an all-reduce of one number, and of 10^6 bytes.
 

@@ -12,7 +12,7 @@ from ..configs.sinusoid import Config
 from ..machine import Machine, resolve
 from ..sinusoid.learner import SinusoidLearner
 from ..sinusoid.tasks import Episodes
-from .beside.timing import medians
+from .parts.timing import medians
 
 CALLS = 100
 

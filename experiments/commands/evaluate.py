@@ -23,7 +23,7 @@ from ..reporting.view import show_curve
 OptionsT = TypeVar("OptionsT")
 NOTHING = 1e-12
 # Of losses without a bound, whose mean a few tasks may decide: after each step, beside it.
-BESIDE = {"median": "median", "worse": "worse_than_unadapted"}
+EXTRA_COLUMNS = {"median": "median", "worse": "worse_than_unadapted"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ def table(result: dict[str, Any]) -> str:
         f"{tasks_told(result)}"
     )
     columns = {
-        name: result["variants"][key] for name, key in BESIDE.items() if key in result["variants"]
+        name: result["variants"][key]
+        for name, key in EXTRA_COLUMNS.items()
+        if key in result["variants"]
     }
     names = "".join(f" {name:>10}" for name in columns)
     rows = [f"{'steps':>5} {result['metric']:>10} {'+-95 %':>10}{names}"]

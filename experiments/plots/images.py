@@ -23,7 +23,7 @@ SHEET_QUERIES = 3
 PUBLISHED = ("MAML", "first order", "MAML, no convolutions", "MAML++")
 
 
-def beside(runs: Sequence[Loaded]) -> dict[str, str]:
+def shipped_groups(runs: Sequence[Loaded]) -> dict[str, str]:
     """Groups of shipped runs of the same ways and shots to stand beside these."""
     if any(not _as_published(loaded) for loaded in runs):
         return {}

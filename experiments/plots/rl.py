@@ -39,7 +39,7 @@ SHIPPED = {
 }
 
 
-def beside(runs: Sequence[Loaded]) -> dict[str, str]:
+def shipped_groups(runs: Sequence[Loaded]) -> dict[str, str]:
     """Groups of shipped runs to stand beside these: none where the environment is another."""
     experiment = runs[0].experiment
     if any(not _as_shipped(loaded, experiment.name) for loaded in runs):

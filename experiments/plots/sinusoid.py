@@ -20,7 +20,7 @@ from .tasks import after
 FIT_TASKS = 3
 FIT_STEPS = (0, 1, 10)
 # Shipped methods drawn beside the runs, where a checkout has them.
-BESIDE = {
+SHIPPED = {
     "sinusoid": "MAML (shipped)",
     "sinusoid-first-order": "first order (shipped)",
     "sinusoid-pretrained": "pretrained (shipped)",
@@ -28,10 +28,10 @@ BESIDE = {
 }
 
 
-def beside(runs: Sequence[Loaded]) -> dict[str, str]:
+def shipped_groups(runs: Sequence[Loaded]) -> dict[str, str]:
     """Groups of shipped runs to stand beside these, and their labels."""
     del runs
-    return BESIDE
+    return SHIPPED
 
 
 def notes(runs: Sequence[Loaded]) -> list[tuple[str, str]]:

@@ -11,10 +11,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..catalog import package_data
+from ..plots import rl, sinusoid
 from ..plots.curves import Curve, Points, adaptation_curves, mean_of_seeds
 from ..plots.panels import adaptation_panels
-from ..plots.rl import SHIPPED, published
-from ..plots.sinusoid import BESIDE, paper_points
 
 Groups = Mapping[str, list[dict[str, Any]]]
 # Of each experiment, in the figure of all.
@@ -77,18 +76,19 @@ def drawings(groups: Groups) -> dict[str, Drawing]:
     found, panels = {}, {}
     for name in package_data("paper", "returns"):
         curves = {
-            suffix: _over_seeds(groups, {name + suffix: SHIPPED[suffix]}) for suffix in SHIPPED
+            suffix: _over_seeds(groups, {name + suffix: label})
+            for suffix, label in rl.SHIPPED.items()
         }
         if ours := [curve for some in curves.values() for curve in some]:
-            theirs = published(name, ours[0].evaluation["tasks"])
+            theirs = rl.published(name, ours[0].evaluation["tasks"])
             found[f"{name}-adaptation.png"] = Drawing({name: [*ours, *theirs]}, [])
         if curves[""]:
             few = [curve for suffix in SIDE_BY_SIDE for curve in curves[suffix]]
             panels[name.replace("-", ", ")] = [*few, *theirs]
     if len(panels) > 1:
         found["policies-adaptation.png"] = Drawing(panels, [])
-    if sinusoids := _over_seeds(groups, BESIDE):
-        found["sinusoid-adaptation.png"] = Drawing({"sinusoid": sinusoids}, paper_points())
+    if sinusoids := _over_seeds(groups, sinusoid.SHIPPED):
+        found["sinusoid-adaptation.png"] = Drawing({"sinusoid": sinusoids}, sinusoid.paper_points())
     return found
 
 

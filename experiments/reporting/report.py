@@ -59,7 +59,7 @@ def report(
             Curve(told, mean_of_seeds([curves[i].evaluation for i in rows]))
             for told, rows in together
         ]
-        shown += beside(module.beside(loaded), paths)
+        shown += shipped_curves(module.shipped_groups(loaded), paths)
         figures: list[Figure] = module.figures(runs, curves, lines, shown)
     _remove_others(out, {figure.name for figure in figures})
     for figure in figures:
@@ -151,7 +151,7 @@ def evaluation_of(loaded: Loaded) -> dict[str, Any]:
     return result
 
 
-def beside(groups: dict[str, str], paths: Sequence[Path]) -> list[Curve]:
+def shipped_curves(groups: dict[str, str], paths: Sequence[Path]) -> list[Curve]:
     """First seeds of shipped groups that a checkout has and the page does not show anyway."""
     shown = {real(path) for path in paths}
     found = []

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ..bench.beside import scaling
+from ..bench.parts import scaling
 from .rows import Groups, row, table
 
 SCALE = ("1x1", "1x2", "2x1", "skew", "calls", "bytes", "model/2x1")

@@ -11,17 +11,17 @@ from oracles import flat, rel
 from metarl.objective import mean_over_tasks
 from metarl.params import expand_params
 from metarl_experiments.bench import memory
-from metarl_experiments.bench.beside.loop import loop_objective
-from metarl_experiments.bench.beside.physics import played_controls, raw_physics
-from metarl_experiments.bench.beside.products import operations_of, products
-from metarl_experiments.bench.beside.timing import medians, on_threads
-from metarl_experiments.bench.beside.update import CHEETAH, NAVIGATION, prepare
 from metarl_experiments.bench.fisher import fisher_bench
 from metarl_experiments.bench.memory import measure, memory_bench
 from metarl_experiments.bench.meta_gradient import meta_gradient_bench
 from metarl_experiments.bench.meta_iteration import PARTS, meta_iteration_bench
 from metarl_experiments.bench.meta_iteration_gym import GYM, meta_iteration_gym_bench
 from metarl_experiments.bench.navigation import navigation_bench
+from metarl_experiments.bench.parts.loop import loop_objective
+from metarl_experiments.bench.parts.physics import played_controls, raw_physics
+from metarl_experiments.bench.parts.products import operations_of, products
+from metarl_experiments.bench.parts.timing import medians, on_threads
+from metarl_experiments.bench.parts.update import CHEETAH, NAVIGATION, prepare
 from metarl_experiments.bench.sampler import sampler_bench
 from metarl_experiments.configs.rl import Config
 from metarl_experiments.machine import Machine

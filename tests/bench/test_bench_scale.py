@@ -10,8 +10,8 @@ import torch
 from ranks import on_ranks
 
 from metarl.distributed import Ranks
-from metarl_experiments.bench.beside.ranks import iterations
-from metarl_experiments.bench.beside.scaling import Costs, costs, largest_of, seconds
+from metarl_experiments.bench.parts.ranks import iterations
+from metarl_experiments.bench.parts.scaling import Costs, costs, largest_of, seconds
 from metarl_experiments.bench.scale import scale_bench
 from metarl_experiments.tables import benches
 

@@ -214,9 +214,11 @@ def test_tasks_made_otherwise_have_nothing_beside_them() -> None:
     assert [points.label for points in images.published(usual)] == [
         f"{label} (published)" for label in images.PUBLISHED
     ]
-    assert images.beside([usual]) == {"omniglot-5way-1shot": "omniglot-5way-1shot (shipped)"}
+    assert images.shipped_groups([usual]) == {
+        "omniglot-5way-1shot": "omniglot-5way-1shot (shipped)"
+    }
     assert images.published(upright) == []
-    assert images.beside([usual, upright]) == {}
+    assert images.shipped_groups([usual, upright]) == {}
 
 
 def test_presets_hold_the_papers_step_sizes_and_bounds() -> None:

@@ -117,8 +117,8 @@ def test_shipped_runs_stand_beside(page: Path, trained: Path) -> None:
     assert ["oracle (shipped)", "0", "-2.5", "0.1"] in rows
     assert ["MAML (shipped)", "4", "-9.0", "0.1"] in rows
     sparse = configured(load(trained), "navigation", sparse=True)
-    assert rl.beside([sparse]) == {}
-    assert rl.beside([configured(load(trained), "maml", id="metarl/Navigation2D-v0")]) == {}
+    assert rl.shipped_groups([sparse]) == {}
+    assert rl.shipped_groups([configured(load(trained), "maml", id="metarl/Navigation2D-v0")]) == {}
 
 
 def test_authors_stand_only_beside_their_own_problem(trained: Path) -> None:
