@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, NonFiniteError, RankError
-from .reduction import InOrder, Reduce
+from .reduction import InOrder, Reducer
 from .waiting import wait
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class Ranks(NamedTuple):
         start = self.rank * each + min(self.rank, more)
         return slice(start, start + each + (self.rank < more))
 
-    def reducer(self, exact: bool) -> Reduce | InOrder | None:
+    def reducer(self, exact: bool) -> Reducer | None:
         """What `mean_over_tasks` and `meta_loss` take as ``reduce``.
 
         Args:

@@ -12,7 +12,7 @@ from .compiling import compile_products
 from .kept import kept_if
 from .mapping import ChunkFunction, Mapping, autocast_active, each, map_items, run_chunks
 from .params import Params
-from .reduction import InOrder, Reduce, mean_of_chunks
+from .reduction import Reducer, mean_of_chunks
 
 Product = Callable[[Params], Params]
 
@@ -35,7 +35,7 @@ class GaussNewton(NamedTuple):
 
 
 def gauss_newton(
-    fisher: GaussNewton, data: Any, mapping: Mapping, reduce: Reduce | InOrder | None
+    fisher: GaussNewton, data: Any, mapping: Mapping, reduce: Reducer | None
 ) -> Callable[[Params, Params], Params]:
     """``(theta, v) -> mean over tasks of J' M J v``, linearised once for each theta.
 

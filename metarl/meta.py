@@ -17,7 +17,7 @@ from .mapping import Mapping, resolve_mapping
 from .objective import mean_gradient, values
 from .params import Params, expand_params, split_rates
 from .rates import check_fixed
-from .reduction import InOrder, Reduce, run_mean
+from .reduction import Reducer, run_mean
 from .trees import leaves
 
 
@@ -31,7 +31,7 @@ def meta_gradient(
     *,
     step_weights: Sequence[float] | None = None,
     mapping: str = "auto",
-    reduce: Reduce | InOrder | None = None,
+    reduce: Reducer | None = None,
 ) -> tuple[Any, Params]:
     """Loss after adaptation, ``1/T sum_i outer(U(params, supports_i), query_i)``, and its slope.
 
@@ -82,7 +82,7 @@ def meta_loss(
     *,
     step_weights: Sequence[float] | None = None,
     mapping: str = "auto",
-    reduce: Reduce | InOrder | None = None,
+    reduce: Reducer | None = None,
 ) -> Any:
     """Loss after adaptation whose ``.backward()`` hands over the gradient of `meta_gradient`.
 

@@ -12,7 +12,7 @@ from .kept import kept_if
 from .loss import depending, first
 from .mapping import ChunkFunction, Mapping, each, resolve_mapping
 from .params import Params
-from .reduction import InOrder, Reduce, run_mean
+from .reduction import Reducer, run_mean
 
 
 class Objective(NamedTuple):
@@ -38,7 +38,7 @@ def mean_over_tasks(
     *,
     fisher: GaussNewton | None = None,
     mapping: str = "auto",
-    reduce: Reduce | InOrder | None = None,
+    reduce: Reducer | None = None,
 ) -> Objective:
     """Average ``fn(theta, one task's data) -> (loss, kl)`` over tasks.
 
@@ -100,7 +100,7 @@ def mean_gradient(
     shared: tuple[Any, ...],
     data: Any,
     mapping: Mapping,
-    reduce: Reduce | InOrder | None,
+    reduce: Reducer | None,
 ) -> tuple[Any, Params]:
     """Means over tasks of the values and the gradient of ``fn(theta, *rest, one task's data)``.
 

@@ -28,6 +28,10 @@ class InOrder(NamedTuple):
     gather: Callable[[Tensor], Tensor]
 
 
+Reducer = Reduce | InOrder
+"""How sums over ranks are taken."""
+
+
 def sum_in_order(outputs: Iterable[Any]) -> Any:
     """Sum of equally structured outputs, from the first to the last.
 
@@ -37,7 +41,7 @@ def sum_in_order(outputs: Iterable[Any]) -> Any:
     return functools.reduce(functools.partial(tree_map, torch.add), outputs)
 
 
-def sum_over_ranks(x: Tensor, reduce: Reduce | InOrder | None) -> Tensor:
+def sum_over_ranks(x: Tensor, reduce: Reducer | None) -> Tensor:
     """Sum of one flat tensor of each rank."""
     if reduce is None:
         return x
@@ -52,7 +56,7 @@ def run_mean(
     shared: Any,
     data: Any,
     mapping: Mapping,
-    reduce: Reduce | InOrder | None,
+    reduce: Reducer | None,
 ) -> Any:
     """Mean over tasks, other ranks' too, of a chunk function that returns sums; without a graph.
 
@@ -87,7 +91,7 @@ def _divided(run: ChunkFunction) -> ChunkFunction:
     return mean
 
 
-def mean_of_chunks(sums: Iterable[Any], data: Any, reduce: Reduce | InOrder | None) -> Any:
+def mean_of_chunks(sums: Iterable[Any], data: Any, reduce: Reducer | None) -> Any:
     """Mean over tasks from the chunks' sums; over ranks, sums and count travel in one tensor.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from metarl.errors import InputError
-from metarl.reduction import InOrder, Reduce, sum_over_ranks
+from metarl.reduction import Reducer, sum_over_ranks
 
 from .advantages import SMALLEST_UNIT
 from .distributions import Distribution
@@ -82,7 +82,7 @@ def subsample(
     generator: torch.Generator,
     *,
     least: int = 10,
-    reduce: Reduce | InOrder | None = None,
+    reduce: Reducer | None = None,
 ) -> MetaBatch:
     """Keep the same random time steps of every support and of the query.
 

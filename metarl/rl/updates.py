@@ -12,7 +12,7 @@ from metarl.finite import require_finite
 from metarl.mapping import resolve_mapping
 from metarl.objective import Objective, mean_over_tasks
 from metarl.params import Params, moving
-from metarl.reduction import InOrder, Reduce
+from metarl.reduction import Reducer
 from metarl.trust_region import trust_region_step
 
 from .batches import MetaBatch, subsample
@@ -33,7 +33,7 @@ def trpo_update(
     generator: torch.Generator,
     damping: float = 1e-5,
     mapping: str = "auto",
-    reduce: Reduce | InOrder | None = None,
+    reduce: Reducer | None = None,
     clock: Clock | None = None,
 ) -> tuple[Params, Metrics]:
     """One `trust_region_step` on the surrogate after adaptation.
@@ -87,7 +87,7 @@ def adam_update(
     optimizer: torch.optim.Optimizer,
     *,
     mapping: str = "auto",
-    reduce: Reduce | InOrder | None = None,
+    reduce: Reducer | None = None,
     clock: Clock | None = None,
 ) -> tuple[Params, Metrics]:
     """One step of a torch optimiser on the surrogate after adaptation.
@@ -124,7 +124,7 @@ def promp_update(
     epochs: int = 5,
     penalty: float,
     mapping: str = "auto",
-    reduce: Reduce | InOrder | None = None,
+    reduce: Reducer | None = None,
     clock: Clock | None = None,
 ) -> tuple[Params, Metrics]:
     """ProMP (Rothfuss et al. 2019): clipped surrogate with a penalty on the inner KL.
