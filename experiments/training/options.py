@@ -117,7 +117,7 @@ def resumed(
         raise InputError(f"{out}: its config.json is not of this version: {error}") from None
     prog = f"metarl train {experiment.name}"
     options: TrainOptions[Any] = parse(_kind(experiment), argv, prog=prog, default=own)
-    before, after = _by_option(own), _by_option(options)
+    before, after = by_option(own), by_option(options)
     for name, value in after.items():
         if name not in FREE and value != before[name]:
             raise InputError(
@@ -128,7 +128,7 @@ def resumed(
     return options
 
 
-def _by_option(options: Any) -> dict[str, Any]:
+def by_option(options: Any) -> dict[str, Any]:
     """Option name -> value."""
     return {
         option_name(*(name for name in path if name not in UNPREFIXED)): value

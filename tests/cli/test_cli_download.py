@@ -13,9 +13,9 @@ def test_where_and_what(
 ) -> None:
     import metarl_experiments.commands.download as module
 
-    asked: list[str] = []
+    asked: list[Path] = []
 
-    def download(root: str, progress: object) -> list[Path]:
+    def download(root: Path, progress: object) -> list[Path]:
         asked.append(root)
         return [Path(root, "omniglot", "images_background.zip")]
 
@@ -23,7 +23,7 @@ def test_where_and_what(
     monkeypatch.setenv("METARL_DATA", "there")
     assert main(["download", "omniglot"]) == 0
     assert main(["download", "omniglot", f"--data={tmp_path}"]) == 0
-    assert asked == ["there", str(tmp_path)]
+    assert asked == [Path("there"), tmp_path]
     assert str(tmp_path) in capsys.readouterr().out
 
 

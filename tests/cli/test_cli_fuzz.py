@@ -4,7 +4,6 @@ import copy
 import json
 import math
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,8 @@ OPTIONS = sorted(
     {
         name
         for experiment in NAMES
-        for name in options._flat(
-            asdict(options.TrainOptions(EXPERIMENTS[experiment].configs().Config()))
+        for name in options.by_option(
+            options.TrainOptions(EXPERIMENTS[experiment].configs().Config())
         )
     }
 )

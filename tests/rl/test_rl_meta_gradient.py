@@ -18,6 +18,7 @@ from tabular import (
     softmax_policy,
 )
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from metarl import InnerLoop, mean_over_tasks
 from metarl.errors import InputError
@@ -258,7 +259,8 @@ def sampled_gradients(correction: str, samples: int, episodes: int) -> tuple[Ten
     )
     data = own_policy(objectives, theta, collected.data)
     slope = torch.func.grad(lambda theta, one: -objectives.surrogate(theta, one)[0])
-    gradients = torch.func.vmap(slope, in_dims=(None, 0))(theta, data)["logits"] * H
+    dims = tree_map(lambda x: None if x is None else 0, data)
+    gradients = torch.func.vmap(slope, in_dims=(None, dims))(theta, data)["logits"] * H
     return gradients, finite_batch_gradient(paths, x, episodes)
 
 
