@@ -12,6 +12,7 @@ from torch import Tensor
 from metarl import (
     InnerLoop,
     adapt,
+    conjugate_gradient,
     mean_over_tasks,
     trust_region_step,
 )
@@ -189,6 +190,33 @@ def test_products_are_those_of_the_theta_given() -> None:
     # The second derivative of (w^2 x - c)^2 where it is 0 is 8 w^2 x^2.
     truth = [8 * s**2 * float(x.square().sum(1).mean()) for s in (1, 2, 3)]
     assert found == pytest.approx(truth)
+
+
+def test_a_theta_changed_in_place_is_another() -> None:
+    gauss_newton = GaussNewton(
+        lambda theta, x: theta["w"].square() * x, lambda here, there, _: (here - there).square()
+    )
+    w = torch.ones((), dtype=F64)
+    objective = mean_over_tasks(
+        lambda theta, x: (theta["w"].sum(), theta["w"].sum()), draw(2, 3), fisher=gauss_newton
+    )
+    before = float(objective.fisher({"w": w}, {"w": torch.ones((), dtype=F64)})["w"])
+    w.mul_(2)
+    after = float(objective.fisher({"w": w}, {"w": torch.ones((), dtype=F64)})["w"])
+    assert after == pytest.approx(4 * before)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 7])
+def test_conjugate_gradients_take_as_many_products_as_steps(steps: int) -> None:
+    a = draw(9, 9)
+    a, products = a @ a.T + torch.eye(9, dtype=F64), []
+
+    def product(v: Tensor) -> Tensor:
+        products.append(v)
+        return a @ v
+
+    conjugate_gradient(product, draw(9, seed=2), steps=steps)
+    assert len(products) == steps
 
 
 def test_realised_kl_tends_to_that_of_the_damped_quadratic() -> None:

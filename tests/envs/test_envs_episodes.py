@@ -218,6 +218,44 @@ def test_ant_starts_crouching_with_a_unit_quaternion() -> None:
     assert abs(observations[:, 0].std() - 0.01) < 2e-3
     assert abs(observations[:, 15:29].std() - 0.1) < 5e-3
     assert np.abs(np.linalg.norm(observations[:, 3:7], axis=1) - 1).max() < 1e-6
+    # Every coordinate has noise of its own; of the quaternion, what is normalised away is lost.
+    free = [0, 1, 2, 4, 5, 6, *range(7, 15)]
+    assert is_normal(observations[:, free] - mean[free], 0.01)
+    assert is_normal(observations[:, 15:29], 0.1)
+    together = np.corrcoef(observations[:, [*free, *range(15, 29)]].T) - np.eye(len(free) + 14)
+    assert np.abs(together).max() < 5 / 500**0.5
+
+
+HORIZONS = {
+    "metarl/Navigation2D-v0": 100,
+    "metarl/HalfCheetahVelocity-v0": 200,
+    "metarl/HalfCheetahDirection-v0": 200,
+    "metarl/AntVelocity-v0": 200,
+    "metarl/AntDirection-v0": 200,
+    "metarl/AntGoal-v0": 200,
+}
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_episodes_are_as_long_as_the_card_says(env_id: str) -> None:
+    envs = gymnasium.make_vec(env_id, num_envs=1)
+    assert envs.unwrapped.horizon == HORIZONS[env_id]
+
+
+def test_navigations_radii() -> None:
+    """Done within 0.01 in each coordinate, paid within 0.2."""
+
+    def stand(sparse: bool, *goals: tuple[float, float]) -> Any:
+        envs = gymnasium.make_vec("metarl/Navigation2D-v0", num_envs=len(goals), sparse=sparse)
+        envs.set_attr("task", [{"goal": np.array(goal)} for goal in goals])
+        envs.reset()
+        return envs.step(np.zeros((len(goals), 2)))
+
+    near, far = 0.0099, 0.0101
+    _, _, ended, *_ = stand(False, (near, near), (near, far), (-far, near), (-near, -near))
+    assert ended.tolist() == [True, False, False, True]
+    _, reward, *_ = stand(True, (0.199, 0.0), (0.0, -0.201), (0.15, 0.15))
+    assert reward == pytest.approx([0.001, 0.0, 0.0], abs=1e-12)
 
 
 def test_navigation_ends_at_its_goal_and_sparse_reward() -> None:

@@ -115,6 +115,15 @@ def test_part_of_a_batch_draws_the_tasks_of_its_rows() -> None:
     assert drawn[1] == drawn[0][3:]
 
 
+def test_tasks_that_are_read_are_copies() -> None:
+    envs = gymnasium.make_vec("metarl/Navigation2D-v0", num_envs=2)
+    envs.reset(seed=0)
+    before = [task["goal"].copy() for task in envs.unwrapped.task]
+    envs.unwrapped.task[0]["goal"][:] = 9.0
+    for task, goal in zip(envs.unwrapped.task, before, strict=True):
+        assert np.array_equal(task["goal"], goal)
+
+
 def test_set_attr_wants_one_task_each() -> None:
     envs = gymnasium.make_vec("metarl/Navigation2D-v0", num_envs=3)
     goal = {"goal": np.zeros(2)}

@@ -76,6 +76,46 @@ def test_the_last_layer_is_scaled_and_no_other(net: Literal["strided", "pooled",
         assert torch.equal(p, whole[name] * (0.25 if name == "head.weight" else 1)), name
 
 
+def test_each_seed_trains_on_tasks_of_its_own_and_validates_on_the_same(
+    learner: ImagesLearner,
+) -> None:
+    asked = []
+    train_tasks = learner.train_tasks
+
+    def watched(seed: int, iteration: int) -> Tasks:
+        asked.append((seed, iteration))
+        return train_tasks(seed, iteration)
+
+    learner.train_tasks = watched  # type: ignore[method-assign]
+    states = [learner.init(seed) for seed in (0, 1)]
+    for state in states:
+        learner.step(state, 0)
+    assert asked == [(0, 0), (1, 0)]
+    assert not torch.equal(*(train_tasks(seed, 0).support.images for seed in (0, 1)))
+    states[1].params = states[0].params
+    assert learner.validate(states[0]) == learner.validate(states[1])
+
+
+def test_validation_has_the_configured_tasks_and_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learner_of(replace(SMALL, shots=3, query=2), monkeypatch)
+    tasks = learner.validation_tasks().part()
+    assert tasks.support.labels.shape == (4, 5 * 3)
+    assert tasks.query.labels.shape == (4, 5 * 2)
+
+
+def test_the_accuracy_before_is_that_of_theta_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learner_of(replace(SMALL, log_every=1), monkeypatch)
+    state = learner.init(0)
+    tasks = learner.train_tasks(0, 0)
+    model, _ = split_rates(state.params)
+    right = [
+        (learner.apply(model, images).argmax(-1) == labels).double().mean()
+        for images, labels in zip(tasks.query.images, tasks.query.labels, strict=True)
+    ]
+    found = learner.step(state, 0)["accuracy_before"]
+    assert found == pytest.approx(float(torch.stack(right).mean()), abs=1e-6)
+
+
 def test_iterations_are_a_function_of_their_number(learner: ImagesLearner) -> None:
     straight, resumed = learner.init(3), learner.init(3)
     for i in range(4):

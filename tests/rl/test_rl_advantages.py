@@ -168,7 +168,7 @@ def test_baseline_against_a_dense_least_squares() -> None:
     rollout, ridge = _rollout(0, episodes=20), 1e-5
     x = baseline.features(rollout.observations[0], torch.arange(TIME))
     y, mask = rollout.rewards[0], rollout.mask[0]
-    weights = baseline.fit(x, y, mask, ridge=ridge)
+    weights = baseline.fit(x, y, mask)
     valid = mask.numpy() > 0
     rows = np.concatenate((x.numpy()[valid], np.sqrt(ridge) * np.eye(x.shape[-1])))
     targets = np.concatenate((y.numpy()[valid], np.zeros(x.shape[-1])))

@@ -235,8 +235,9 @@ def test_ids_with_the_package_to_import_mean_the_same() -> None:
     assert EnvConfig("my_package:MyTask-v0").id == "my_package:MyTask-v0"
 
 
+@pytest.mark.slow
 def test_navigation_learns_to_adapt() -> None:
-    """A few seconds on one core: paired gain of one step on held-out goals, loosely bounded."""
+    """Paired gain of one step on held-out goals, loosely bounded."""
     config = Config(
         EnvConfig("metarl/Navigation2D-v0", horizon=100),
         meta_batch=10,

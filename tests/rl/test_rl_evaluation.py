@@ -13,8 +13,10 @@ import metarl
 from metarl.errors import InputError
 from metarl.rl.distributions import log_prob
 from metarl.rl.weighting import Weighting
+from metarl_experiments.catalog import package_data
 from metarl_experiments.configs.rl import Config, EnvConfig, EvaluateOptions
 from metarl_experiments.machine import Machine
+from metarl_experiments.rl.environments import paper_tasks
 from metarl_experiments.rl.learner import VALIDATION_SEED, PolicyLearner
 from metarl_experiments.rl.protocol import evaluation
 
@@ -27,6 +29,14 @@ SMALL = Config(
     hidden=(8,),
     later_lr_factors=(0.5, 0.25),
 )
+# Whose goals each environment is measured on, written out.
+GOALS = {
+    "metarl/Navigation2D-v0": "navigation",
+    "metarl/HalfCheetahVelocity-v0": "cheetah-velocity",
+    "metarl/HalfCheetahDirection-v0": "cheetah-direction",
+    "metarl/AntVelocity-v0": "ant-velocity",
+    "metarl/AntDirection-v0": "ant-direction",
+}
 OPTIONS = EvaluateOptions(tasks=3, steps=4, episodes=5, task_seed=7)
 
 
@@ -36,6 +46,14 @@ def trained(config: Config, iterations: int = 2) -> tuple[PolicyLearner, Any]:
     for i in range(iterations):
         learner.step(state, i)
     return learner, state
+
+
+@pytest.mark.parametrize("env_id", GOALS)
+def test_the_papers_goals_are_those_of_the_environment(env_id: str) -> None:
+    tasks = paper_tasks(EnvConfig(env_id))
+    assert tasks is not None
+    ours = [np.asarray(next(iter(task.values()))).tolist() for task in tasks]
+    assert ours == package_data("paper", "returns")[GOALS[env_id]]["goals"]
 
 
 def detached(params: metarl.Params) -> metarl.Params:

@@ -11,10 +11,12 @@ import pytest
 import torch
 from meta_steps import Setting, trpo, updated, walk
 from oracles import draw, flat, rel
+from spies import recorded
 from walkers import diverging
 
 import metarl
 from metarl import InnerLoop, NonFiniteError, mean_over_tasks
+from metarl.distributed import Ranks
 from metarl.params import Params
 from metarl.rl import clock
 from metarl.rl.batches import MetaBatch
@@ -260,6 +262,16 @@ def test_only_the_sampling_correction_is_credited() -> None:
     assert plain is None
     assert corrected is not None
     assert corrected.all()
+
+
+def test_ranks_play_their_own_tasks_of_a_mixed_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = walk([{"slope": s / 8} for s in range(8)], inner_steps=0, mixed=2, episodes=1)
+    sampler = setting.options["sampler"]
+    given = recorded(monkeypatch, "metarl.rl.sampler.Sampler.set_tasks")
+    for rank, own in ((0, slice(0, 4)), (1, slice(4, 8))):
+        collect_meta_batch(setting.theta, seed=0, ranks=Ranks(rank, 2), **setting.options)
+        assert given[-1].args == (sampler, setting.options["tasks"][own])
+        assert given[-1].options == {"block": (own.start, 8)}
 
 
 def test_a_diverged_episode_of_a_mixed_batch_is_dropped() -> None:

@@ -10,7 +10,7 @@ import torch
 from meta_steps import walk
 from spies import Call, recorded
 
-from metarl import InnerLoop, torch_stream
+from metarl import InnerLoop, step_moments, torch_stream
 from metarl.rl import load
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.weighting import Weighting
@@ -150,6 +150,33 @@ def test_every_iteration_the_validation_and_the_test_draw_on_their_own(
     assert len({call.options["seed"] for call in calls}) == 4
 
 
+def test_each_seed_trains_on_tasks_of_its_own_and_validates_on_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learner = PolicyLearner(PLAIN, MACHINE)
+    calls = recorded(monkeypatch, COLLECT)
+    states = [learner.init(seed) for seed in (0, 1)]
+    for state in states:
+        learner.step(state, 0)
+    assert len(set(goals(calls))) == 2
+    assert len({call.options["seed"] for call in calls}) == 2
+    states[1].params = states[0].params
+    assert learner.validate(states[0]) == learner.validate(states[1])
+
+
+def test_validation_is_of_the_configured_tasks_episodes_and_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = replace(PLAIN, inner_steps=2, validation_tasks=3, episodes=4)
+    learner = PolicyLearner(config, MACHINE)
+    calls = recorded(monkeypatch, COLLECT)
+    learner.validate(learner.init(0))
+    (call,) = calls
+    assert call.options["inner_steps"] == 2
+    assert len(call.options["tasks"]) == 3
+    assert call.options["sampler"].episodes == 4
+
+
 def test_one_policy_for_all_plays_a_task_an_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = PolicyLearner(replace(PLAIN, inner_steps=0), MACHINE)
     calls = recorded(monkeypatch, COLLECT)
@@ -177,6 +204,26 @@ def test_step_sizes_are_measured_twice_on_tasks_of_each_batch(
     assert first == again != second == once_more
     # Mutant: both steps of a task on the same episodes, whose noise then seems to be signal.
     assert len({call.options["seed"] for call in calls}) == 4
+
+
+def test_step_sizes_are_those_of_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metarl_experiments.rl.step_sizes.BATCHES", 3)
+    seen = []
+    moments = step_moments
+
+    def watched(one: Any, other: Any) -> Any:
+        seen.append(moments(one, other))
+        return seen[-1]
+
+    monkeypatch.setattr("metarl.step_moments", watched)
+    given = recorded(monkeypatch, "metarl.signal_rates")
+    learner = PolicyLearner(replace(PLAIN, learned_lr="signal"), MACHINE)
+    learner.step(learner.init(0), 0)
+    for kind in (0, 1):
+        for name, mean in given[0].args[kind].items():
+            each = torch.stack([batch[kind][name] for batch in seen])
+            assert len(each) == 3
+            assert torch.allclose(mean, each.mean(0), rtol=1e-6)
 
 
 def test_options_of_an_evaluation_come_before_the_runs() -> None:

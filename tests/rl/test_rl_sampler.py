@@ -404,6 +404,7 @@ def test_invalid_episodes_are_dropped_whole_and_alone(whole: Rollout) -> None:
     policy = _policy()
     found, counts = sampler.collect(policy, _params(policy), seed=SEED)
     assert counts.invalid_episodes == 1
+    assert counts.env_steps == found.mask.sum() + 1  # the step that diverged was taken
     assert not found.mask[task, episode].any()
     assert not (found.terminated | found.truncated)[task, episode].any()
     others = torch.ones(TASKS, EPISODES, dtype=torch.bool)

@@ -85,6 +85,78 @@ def test_train_validation_and_test_tasks_are_disjoint(monkeypatch: pytest.Monkey
     assert repeated() > 600
 
 
+def shared_points(episodes: Episodes) -> int:
+    """Points of the tasks' queries that are among their supports."""
+    pairs = zip(episodes.support.x, episodes.query.x, strict=True)
+    return sum(int(torch.isin(query, support).sum()) for support, query in pairs)
+
+
+def test_queries_are_none_of_the_points_adapted_on() -> None:
+    config = Config(shots=4, query=7)
+    source = Source(config, DOUBLE)
+    parts = [source.block(0, 0)[0], source.held_out(0, "test", 30, 5)[1]]
+    assert [(e.support.x.shape[1], e.query.x.shape[1]) for e in parts] == [(4, 7), (5, 5)]
+    assert [shared_points(e) for e in parts] == [0, 0]
+    assert shared_points(Episodes(parts[0].support, parts[0].support)) > 0  # mutant
+
+
+def test_each_seed_trains_on_tasks_of_its_own_and_validates_on_the_same() -> None:
+    learner = SinusoidLearner(Config(validation_tasks=7), DOUBLE)
+    blocks = recorded_blocks(learner)
+    states = [learner.init(seed) for seed in (0, 1)]
+    for state in states:
+        learner.step(state, 0)
+    assert [seed for seed, _ in blocks] == [0, 1]
+    assert not torch.equal(*(learner.source.block(seed, 0)[0].support.x for seed in (0, 1)))
+    states[1].params = states[0].params
+    assert learner.validate(states[0]) == learner.validate(states[1])
+
+
+def recorded_blocks(learner: SinusoidLearner) -> list[tuple[int, int]]:
+    """Seeds and numbers of the blocks that the learner asks for."""
+    asked: list[tuple[int, int]] = []
+    block = learner.source.block
+
+    def spy(seed: int, number: int) -> list[Episodes]:
+        asked.append((seed, number))
+        return block(seed, number)
+
+    learner.source.block = spy  # type: ignore[assignment]
+    return asked
+
+
+def test_the_loss_before_is_that_of_theta_itself() -> None:
+    learner = SinusoidLearner(Config(log_every=1), DOUBLE)
+    state = learner.init(0)
+    query = learner.source.block(0, 0)[0].query
+    model = detached(metarl.split_rates(state.params)[0])
+    truth = float((learner.apply(model, query.x) - query.y).square().mean())
+    assert learner.step(state, 0)["loss_before"] == pytest.approx(truth, rel=1e-12)
+
+
+@pytest.mark.parametrize("learned_lr", ["tensor", "element"])
+def test_learned_step_sizes_move(learned_lr: Any) -> None:
+    learner = SinusoidLearner(Config(learned_lr=learned_lr), DOUBLE)
+    state = learner.init(0)
+    before = detached(state.params)
+    learner.step(state, 0)
+    rates = [name for name in before if name.startswith("inner_lr.")]
+    assert rates
+    assert all(bool((state.params[n] != before[n]).any()) for n in rates)
+
+
+def test_each_number_of_shots_has_a_curve_of_its_own() -> None:
+    learner, state, _ = trained(Config(), 20, machine=DOUBLE)
+    params = detached(state.params)
+    found = learner.evaluate(params, EvaluateOptions(tasks=4, steps=2))
+    for shots in (10, 20):
+        _, episodes = learner.source.held_out(0, "test", 4, shots)
+        truth = reference_curve(learner, params, episodes, 2).mean(1)
+        told = found.variants[f"{shots}-shot"]["mean"]
+        np.testing.assert_allclose(told, truth, rtol=1e-9)
+        assert not np.allclose(told, found.per_task.mean(1), rtol=1e-3)
+
+
 def reference_curve(
     learner: SinusoidLearner, params: metarl.Params, episodes: Episodes, steps: int
 ) -> np.ndarray:

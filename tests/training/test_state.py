@@ -36,6 +36,18 @@ def test_a_snapshot_comes_back() -> None:
     restore(fresh, unstepped)
 
 
+def test_a_snapshot_stays_as_it_was() -> None:
+    """What could not be saved is kept for the next time, while training goes on."""
+    state = stepped()
+    saved = snapshot(state, 1, LOOP)
+    assert state.optimizer is not None
+    before = {name: array.copy() for name, array in (saved.params | saved.optimizer).items()}
+    state.optimizer.step()
+    assert np.array_equal((saved.params | saved.optimizer)["w"], before["w"])
+    for name, array in (saved.params | saved.optimizer).items():
+        assert np.array_equal(array, before[name]), name
+
+
 WRONG: dict[str, Callable[[Snapshot], Snapshot]] = {
     r"w/exp_avg is \(3,\) there and \(4, 4\) here": lambda s: s._replace(
         optimizer={**s.optimizer, "w/exp_avg": np.zeros(3, np.float32)}
