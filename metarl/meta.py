@@ -88,8 +88,17 @@ def meta_loss(
 
     The gradient is computed along with the value. It cannot be differentiated twice.
 
-    Arguments are those of `meta_gradient`, but ``params`` are leaf tensors. Where none of them
-    requires a gradient, or gradients are switched off, the value alone is computed.
+    Args:
+        inner_loss: what ONE task descends, ``(params, support) -> scalar``, see `Loss`.
+        outer_loss: what is measured after adaptation, ``(params, query)`` of ONE task likewise.
+        params: name -> leaf tensor, learned step sizes among them. Where none requires a gradient,
+            or gradients are switched off, the value alone is computed.
+        supports: one batch for each inner step, tensors with a leading task dimension.
+        query: a batch with a leading task dimension, or one for each step, see `meta_gradient`.
+        inner: how a task steps.
+        step_weights: of the multi-step loss, see `meta_gradient`; None: the last step alone.
+        mapping: ``auto | vmap | chunk:N | threads``, perhaps ``+compile`` (see `Loss`).
+        reduce: sums a flat tensor over ranks.
 
     Returns:
         What ``outer_loss`` returns, averaged over tasks; only the first field has a gradient.

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from ..family import mean_and_ci95
-from .style import LEGEND_ROW, Figure, band, dashed, draw, ink, legend_below, log_scale
+from .legend import LEGEND_ROW, legend_below
+from .style import Figure, band, dashed, draw, ink, log_scale
 
 Evaluation = dict[str, Any]
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter
 
 from ..evaluation.evaluate import Loaded
-from .style import COLOURS, LEGEND_ROW, MARKERS, Figure, draw, legend_below, log_scale
+from .legend import LEGEND_ROW, legend_below
+from .style import COLOURS, MARKERS, Figure, draw, log_scale
 
 
 class Line(NamedTuple):

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure as Canvas
 
 from ..words import count
 from .curves import Evaluation
-from .style import COLOURS, MARKERS, Figure, draw, ink, legend_below
+from .legend import legend_below
+from .style import COLOURS, MARKERS, Figure, draw, ink
 
 UNITS = {"velocity": "m/s", "goal": "m"}
 DIRECTIONS = {-1.0: "backwards", 1.0: "forwards"}

@@ -26,7 +26,7 @@ from .distributions import Distribution
 from .mapped import Mapped, check_params, map_policy, one_by_one
 from .noise import action_noise
 from .rollout import Rollout, empty_rollout, map_rollout
-from .spaces import observation_length, trying
+from .spaces import check_alike, observation_length, trying
 from .stepping import run_episodes, run_lanes
 from .validity import Counts, whole_tasks
 
@@ -98,21 +98,9 @@ class Sampler:
                     f"{env.num_envs} environments hold no whole tasks of {episodes} episodes, "
                     "which exact results need: choose a multiple"
                 )
-        self._check_alike()
+        check_alike(self.envs)
         self._observation_dim = observation_length(self.envs[0].single_observation_space)
         self._to_env = action_map(self.envs[0].single_action_space)
-
-    def _check_alike(self) -> None:
-        """Refuse vector environments of different spaces: observations and actions are alike."""
-        first = self.envs[0]
-        for index, env in enumerate(self.envs):
-            spaces = (env.single_observation_space, env.single_action_space)
-            if spaces != (first.single_observation_space, first.single_action_space):
-                raise InputError(
-                    f"envs[{index}] has the spaces {spaces[0]} and {spaces[1]}, envs[0] "
-                    f"{first.single_observation_space} and {first.single_action_space}: give "
-                    "vector environments of one kind"
-                )
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> list[vector.Task]:
         """Draw ``n`` tasks from the environment's task distribution."""

@@ -1,11 +1,12 @@
 """What the observations of an environment and a policy must have in common."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from gymnasium import Space
 from gymnasium.spaces import Box
+from gymnasium.vector import VectorEnv
 
 from metarl.errors import InputError, first_line
 
@@ -22,6 +23,21 @@ def observation_length(space: Space[Any]) -> int:
             "gymnasium.wrappers.FlattenObservation"
         )
     return space.shape[0]
+
+
+def check_alike(envs: Sequence[VectorEnv[Any, Any, Any]]) -> None:
+    """Refuse vector environments whose rows observe or act differently.
+
+    Raises:
+        InputError: naming the first that differs.
+    """
+    first, *others = ((env.single_observation_space, env.single_action_space) for env in envs)
+    for index, spaces in enumerate(others, 1):
+        if spaces != first:
+            raise InputError(
+                f"envs[{index}] has the spaces {spaces[0]} and {spaces[1]}, envs[0] {first[0]} and "
+                f"{first[1]}: give vector environments of one kind"
+            )
 
 
 @contextmanager

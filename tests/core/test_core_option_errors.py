@@ -170,6 +170,10 @@ WRONG: dict[str, Callable[[], Any]] = {
     ),
     r"'vmap\+compile' does not see torch.autocast": lambda: mapped_in_bfloat16("vmap+compile"),
     r"InnerLoop.lr\['w'\] is a list: give a number or a tensor": lambda: InnerLoop({"w": [0.1]}),  # type: ignore[dict-item]
+    "params holds no parameter": lambda: meta(params={}),
+    "has a parameter inner_lr.a, as theta names learned": lambda: from_module(
+        torch.nn.ModuleDict({"inner_lr": torch.nn.ParameterDict({"a": torch.ones(1)})})
+    ),
     "InnerLoop.first_order is 3: give True or False": lambda: InnerLoop(0.1, 3),  # type: ignore[arg-type]
     "InnerLoop.lr is a str: give a number": lambda: InnerLoop("0.1"),  # type: ignore[arg-type]
     "adapted is a str: give a function": lambda: InnerLoop(adapted=BIAS),  # type: ignore[arg-type]

@@ -16,16 +16,10 @@ from metarl_experiments.evaluation.evaluate import load
 from metarl_experiments.plots.curves import Curve, adaptation_curves
 from metarl_experiments.plots.diagnostics import diagnostics
 from metarl_experiments.plots.learning import Line, Series, learning_curves, mean_and_range
+from metarl_experiments.plots.legend import LEGEND_ROW, elided, legend_below
 from metarl_experiments.plots.paths import paths
 from metarl_experiments.plots.sinusoid import fits
-from metarl_experiments.plots.style import (
-    LEGEND_ROW,
-    draw,
-    elided,
-    legend_below,
-    log_scale,
-    plain_number,
-)
+from metarl_experiments.plots.style import draw, log_scale, plain_number
 from metarl_experiments.reporting.report import labels
 
 

@@ -91,6 +91,7 @@ def test_page_of_navigation(page: Path) -> None:
     assert {path.stem for path in page.glob("*.png")} == names
     for name in names:
         assert (page / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (page / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert len(table(page / f"{name}.csv")) > 2
     text = (page / "index.html").read_text()
     assert text.count("data:image/png;base64,") == 2 * len(names)

@@ -17,6 +17,7 @@ from metarl.rl import (
     GaussianMLP,
     Sampler,
     Weighting,
+    collect_meta_batch,
     make_halves,
     policy_objectives,
     promp_update,
@@ -52,6 +53,13 @@ def promp(epochs: int, held: str = "theta") -> Any:
         return promp_update(own, theta, data, optimizer, penalty=0.1, epochs=epochs)
 
     return setting.step(update)
+
+
+def uncredited() -> Any:
+    """A sampling correction of data that were collected without one."""
+    plain, corrected = walk(), walk(sampling_correction="emaml")
+    data = collect_meta_batch(plain.theta, seed=0, **plain.options).data
+    return mean_over_tasks(corrected.options["objectives"].surrogate, data).value(plain.theta)
 
 
 def tenfold() -> Any:
@@ -104,6 +112,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "damping is -1: it must be at least 0": lambda: step(damping=-1),
     "shrink is 1.5: it must be above 0 and": lambda: step(shrink=1.5),
     "shrink is nan": lambda: step(shrink=float("nan")),
+    "needs MetaBatch.score_weights": lambda: uncredited(),
     "tasks is 2.5: it must be a whole": lambda: make_halves(NAVIGATION, tasks=2.5, episodes=1),  # type: ignore[arg-type]
     "episodes is nan: it must be": lambda: make_halves(
         NAVIGATION,
