@@ -1,5 +1,6 @@
 """Signals at any moment end a command within ten seconds, resumable, and leave no process."""
 
+import itertools
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from children import Tell, fork
+from children import Child, Tell, fork
 from commands import succeed
 from workloads import argv, ending
 
@@ -128,31 +129,37 @@ def test_stopped_evaluation_writes_nothing(
     assert len(capfd.readouterr().err.splitlines()) == 1
 
 
-def during_long_episodes(run: Path, change: Callable[[], None] | None = None) -> float:
-    """Seconds that a run takes to end whose first rollout would take a minute."""
-    command = ["train", "navigation", "--compile=off", "--threads=2", f"--out={run}"]
-    command += ["--meta-batch=4", "--episodes=20", "--env.horizon=100000"]
+def interrupted_in_long_episodes(run: Path, change: Callable[[], None] | None = None) -> Child:
+    """A run that is interrupted in its first rollout, of half a minute or more."""
+    command = ["train", "cheetah-velocity", "--compile=off", "--threads=2", f"--out={run}"]
+    command += ["--meta-batch=2", "--episodes=20", "--env.horizon=100000", "--hidden=8"]
 
     def work(tell: Tell) -> int:
+        import metarl.rl.vector as module
+
+        step, taken = module.step, itertools.count()
+
+        def interrupting(*arguments: Any, **named: Any) -> Any:
+            if next(taken) == 10:
+                tell("sampling")
+                os.kill(os.getpid(), INT)
+            return step(*arguments, **named)
+
+        module.step = interrupting
         if change is not None:
             change()
-
-        def send() -> None:
-            tell("sampling")
-            threading.Timer(0.3, os.kill, (os.getpid(), INT)).start()
-
-        with faults.injected("save:best", send):
-            return ended(main(command))
+        return ended(main(command))
 
     child = fork(work)
     child.expect("sampling")
-    began = time.monotonic()
-    assert child.wait() == 128 + INT
-    return time.monotonic() - began
+    return child
 
 
 def test_long_episodes_are_abandoned(tmp_path: Path) -> None:
-    assert during_long_episodes(tmp_path / "run") < SECONDS
+    child = interrupted_in_long_episodes(tmp_path / "run")
+    began = time.monotonic()
+    assert child.wait() == 128 + INT
+    assert time.monotonic() - began < SECONDS
 
 
 @slow
@@ -165,7 +172,11 @@ def test_long_episodes_would_be_waited_for(tmp_path: Path) -> None:
         never: Any = threading.Event
         module.Event = lambda: type("Deaf", (never,), {"is_set": lambda self: False})()
 
-    assert during_long_episodes(tmp_path / "run", deaf) > SECONDS
+    child = interrupted_in_long_episodes(tmp_path / "run", deaf)
+    with pytest.raises(TimeoutError):
+        child.read(SECONDS)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
 
 
 def test_worker_processes_are_spared_and_end(tmp_path: Path) -> None:

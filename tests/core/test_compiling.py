@@ -109,7 +109,6 @@ def products(shared: Any, data: Any) -> Any:
 
 
 @needs_compiler
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 def test_a_program_is_made_for_shapes_numbers_and_grad_mode() -> None:
     run = each(products)
     compiled, _ = compile_chunks(run, threaded=False)
@@ -134,7 +133,6 @@ def squared_error(params: Params, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 @needs_compiler
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("mapping", ["vmap+compile", "chunk:1+compile"])
 def test_a_program_of_one_tensor_in_several_places_serves_several(mapping: str) -> None:
     w, v, *data = matrices((4, 6), (6, 1), *[(2, 5, 4), (2, 5, 1)] * 4)
@@ -165,7 +163,6 @@ def moved(w: Tensor, slope: Tensor) -> Tensor:
 
 
 @needs_compiler
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("transposed", [False, True])
 def test_gradients_are_laid_out_as_the_parameters(transposed: bool) -> None:
     # Large enough for the products that come out transposed.
@@ -234,7 +231,6 @@ def test_stages_split_where_the_argument_enters() -> None:
 
 @pytest.mark.parametrize("threaded", [False, True])
 @needs_compiler
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 @torch.no_grad()
 def test_products_equal_eager_ones(threaded: bool) -> None:
     theta = {"a": draw(4, 3, seed=1), "b": draw(3, seed=2)}

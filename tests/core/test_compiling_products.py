@@ -88,7 +88,6 @@ def test_other_products_stay() -> None:
 
 
 @pytest.mark.skipif(not compiler_present(), reason="no C++ compiler")
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 def test_compiled_programs_use_them_and_still_have_gradients() -> None:
     x, w = matrices(48)["output"]
 
@@ -108,7 +107,6 @@ def test_compiled_programs_use_them_and_still_have_gradients() -> None:
 
 
 @pytest.mark.skipif(not compiler_present(), reason="no C++ compiler")
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("threaded", [False, True])
 def test_compiled_programs_call_the_library_themselves(threaded: bool) -> None:
     pairs = matrices(48)

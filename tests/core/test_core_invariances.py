@@ -74,7 +74,6 @@ def test_mappings_equal_a_python_loop(s: Sinusoids, mapping: str, variant: str) 
 
 @pytest.mark.skipif(not compiler_present(), reason="no C++ compiler")
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize(
     "mapping",
     [

@@ -381,7 +381,6 @@ def test_tasks_that_the_data_set_is_too_small_for(
 
 
 @pytest.mark.skipif(not compiler_present(), reason="no C++ compiler")
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 def test_compiled_convolutions_equal_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(SMALL, net="strided", learned_lr="tensor", ways=3)
     learner = learner_of(config, monkeypatch)

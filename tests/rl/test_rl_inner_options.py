@@ -117,7 +117,6 @@ def test_anil_adapts_the_head_alone() -> None:
 
 
 @pytest.mark.parametrize("mapping", ["vmap", "chunk:1", "chunk:2", "threads", "threads+compile"])
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 def test_mappings_take_the_same_step(mapping: str) -> None:
     """Conjugate gradient multiplies rounding by the Fisher matrix's condition, about 1e5.
 

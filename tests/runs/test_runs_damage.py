@@ -18,6 +18,7 @@ from metarl.runs import (
     arrays,
     checkpoint,
     documents,
+    files,
     load_checkpoint,
     open_run,
     read_run,
@@ -253,6 +254,17 @@ def test_damage_is_never_loaded(good_run: Path, tmp_path: Path, damage: Damage, 
     with open_run(both, resume=True, tensorboard=False) as opened, pytest.raises(CheckpointError):
         opened.load()
     assert contents(both) | {"owner.json": b""} == before | {"owner.json": b""}
+
+
+def test_files_that_are_refused_are_closed(tmp_path: Path) -> None:
+    (tmp_path / "long").write_text("long")
+    (tmp_path / "folder").mkdir()
+    before = os.listdir("/dev/fd")
+    with pytest.raises(OSError, match="more than 3 bytes"):
+        files.read(tmp_path / "long", limit=3)
+    with pytest.raises(OSError, match="not a regular file"):
+        files.read(tmp_path / "folder")
+    assert os.listdir("/dev/fd") == before
 
 
 def test_a_damaged_best_is_not_passed_off_as_the_best(good_run: Path, tmp_path: Path) -> None:
