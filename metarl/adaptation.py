@@ -100,7 +100,7 @@ def adaptation_curve(
             anything else, such as the errors of every query item.
         params: theta, learned step sizes among them.
         supports: one batch for each inner step.
-        query: one batch, or a list of one for each k (see `queries_of`).
+        query: one batch, or a list of one for each k; a list built like a support is one batch.
         inner: how a task steps.
         mapping: see `adapt_path`.
 

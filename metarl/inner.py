@@ -163,10 +163,23 @@ def _step(loss: Loss, inner: InnerLoop, names: list[str]) -> Callable[..., tuple
 
 
 def adapt(loss: Loss, params: Params, supports: Sequence[Any], inner: InnerLoop) -> Params:
-    """ONE task's parameters after all its steps: the last of `adapt_path_one`.
+    """ONE task's parameters after all its steps, to be mapped or differentiated by the caller.
+
+    ``theta_{k+1} = theta_k - lr_k * step(grad loss(theta_k, supports[k]))``, differentiable in
+    ``params`` (unless first order) and composable with ``torch.func`` transforms.
+
+    Args:
+        loss: see `Loss`.
+        params: theta, learned step sizes among it if any; the loss does not see the latter.
+        supports: one batch of this task for each inner step.
+        inner: how to step.
+
+    Returns:
+        ``theta_K``, name -> ``shape``, without step sizes.
 
     Raises:
-        InputError: ``supports`` is a batch, not batches, or as in `adapt_path_one`.
+        InputError: ``supports`` is a batch, not batches; no parameter moves; a step size is
+            missing, unused or of the wrong shape.
     """
     return adapt_path_one(loss, params, supports_of(supports), inner)[-1]
 

@@ -188,7 +188,11 @@ def each(fn: Callable[[Any, Any], Any]) -> ChunkFunction:
             return mapped(data)
         except RuntimeError as error:
             if "vmap" in str(error):
-                error.add_note(ONE_TASK_AT_A_TIME)
+                error.add_note(
+                    "metarl maps a loss over all tasks at once: keep to tensors of fixed shape "
+                    "(torch.where for if, weights of 0 for what a mask leaves out), or "
+                    f"{ONE_TASK_AT_A_TIME}"
+                )
             raise
 
     return run

@@ -70,9 +70,10 @@ def from_module(
         ``params``: leaf copies that require gradients, and ``apply(params, *inputs, **kwargs)``.
 
     Raises:
-        InputError: it is no module or holds no trainable parameter, or a submodule cannot be mapped
-            over tasks or differentiated twice; the message names its path and the way out. What
-            shows only when it runs is raised by ``apply``, as are missing or unknown parameters.
+        InputError: it is no module, has no forward or holds no trainable parameter, or a submodule
+            cannot be mapped over tasks or differentiated twice; the message names its path and the
+            way out. What shows only when it runs is raised by ``apply``, as are missing or unknown
+            parameters.
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"from_module takes an nn.Module, not {module!r:.60}")
@@ -89,6 +90,11 @@ def from_module(
         raise InputError(
             f"{kind} has a parameter {RATE_PREFIX}{min(taken)}, as theta names learned step sizes: "
             f"rename the attribute {RATE_PREFIX.rstrip('.')}"
+        )
+    if "forward" not in vars(module) and type(module).forward is nn.Module.forward:
+        raise InputError(
+            f"{kind} has no forward, which apply calls: write one that returns all that the losses "
+            "need, such as an agent's logits and value"
         )
     module.requires_grad_(False)
     local = threading.local()

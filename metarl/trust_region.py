@@ -80,13 +80,15 @@ def trust_region_step(
     cg_steps: int = 10,
     backtracks: int = 15,
     shrink: float = 0.8,
+    resolution: float = 0.0,
 ) -> tuple[Params, StepInfo]:
     """Minimise the loss within ``kl <= max_kl``: ``theta + shrink^j * sqrt(2 max_kl / s'As) s``.
 
     ``A = F + damping I``, ``A s = -gradient`` by conjugate gradient, and j is the first of
     ``0 .. backtracks - 1`` at which the loss is below the start's and ``kl <= max_kl``. If there
-    is none, or ``s'As <= 0``, the parameters returned are those given. Losses and products are of
-    the parameters' type, vectors float64.
+    is none, or ``s'As <= 0``, or the gradient predicts a decrease within ``resolution``, the
+    parameters returned are those given. Losses and products are of the parameters' type, vectors
+    float64.
 
     Args:
         objective: means over tasks, see `Objective`.
@@ -96,16 +98,21 @@ def trust_region_step(
         cg_steps: Fisher products at most.
         backtracks: step sizes tried at most.
         shrink: ratio of one step size to the next.
+        resolution: decreases of the loss up to this are rounding. Where nothing is left to gain,
+            the gradient is rounding and F may be next to zero; damping alone would then make a
+            long step of it.
 
     Raises:
-        InputError: ``max_kl`` is not above 0, ``damping`` below 0, a count below 1, or ``shrink``
-            not between 0 and 1.
+        InputError: ``max_kl`` is not above 0, ``damping`` or ``resolution`` below 0, a count below
+            1, or ``shrink`` not between 0 and 1.
         NonFiniteError: loss, KL, gradient or a Fisher product are not finite at the start.
     """
     check_positive("max_kl", max_kl)
     check_counts(cg_steps=cg_steps, backtracks=backtracks)
     if not damping >= 0:
         raise InputError(f"damping is {damping}: it must be at least 0")
+    if not resolution >= 0:
+        raise InputError(f"resolution is {resolution}: it must be at least 0")
     if not 0 < shrink < 1:
         raise InputError(f"shrink is {shrink}: it must be above 0 and below 1")
     loss_before, kl, gradient = objective.gradient(params)
@@ -136,6 +143,9 @@ def trust_region_step(
         return params, rejected
     full = math.sqrt(2 * max_kl / curvature) * direction
     expected = -float(full.dot(g))
+    rejected = rejected._replace(expected=expected)
+    if expected <= resolution:
+        return params, rejected
     start = _flat(params, params)
     for j in range(backtracks):
         moved = _like(start + shrink**j * full, params)
@@ -144,7 +154,7 @@ def trust_region_step(
             # No views of one vector, and as ready for gradients as those given.
             moved = {n: p.clone().requires_grad_(params[n].requires_grad) for n, p in moved.items()}
             return moved, StepInfo(loss_start, float(loss), float(kl), True, j, norm, expected)
-    return params, rejected._replace(backtracks=backtracks, expected=expected)
+    return params, rejected._replace(backtracks=backtracks)
 
 
 def _flat(tree: Params, like: Params) -> Tensor:

@@ -13,8 +13,8 @@ LONG_RUN = 200
 # What the meta-updates do not read.
 _UNUSED = {
     "trpo": ("--lr", "--epochs", "--clip"),
-    "adam": ("--max-kl", "--cg-steps", "--fisher-fraction", "--epochs", "--clip"),
-    "promp": ("--cg-steps", "--fisher-fraction"),
+    "adam": ("--max-kl", "--damping", "--cg-steps", "--fisher-fraction", "--epochs", "--clip"),
+    "promp": ("--damping", "--cg-steps", "--fisher-fraction"),
 }
 # What gymnasium.make would import to find an environment of metarl's own.
 OURS = "metarl_envs:"
@@ -79,6 +79,8 @@ class Config(FamilyConfig):
         observe_task: append the task to the observation (the oracle).
         update: trpo, promp or adam.
         max_kl: trust region of trpo, and the inner KL that promp aims at.
+        damping: of trpo's Fisher matrix, multiple of the identity. A larger one holds theta where
+            adapted policies are so sure that the trust region does not.
         cg_steps: conjugate-gradient steps of trpo. With few, the update stays among the directions
             that all tasks agree on; with many, it follows the noise of the batch.
         fisher_fraction: of the time steps that trpo's Fisher products see; 10 steps at least.
@@ -134,6 +136,7 @@ class Config(FamilyConfig):
     observe_task: bool = False
     update: Literal["trpo", "promp", "adam"] = "trpo"
     max_kl: Positive = 0.01
+    damping: Annotated[float, Range(0, 1e6)] = 1e-5
     cg_steps: Annotated[int, Range(1, 1000)] = 10
     fisher_fraction: Annotated[float, Range(0, 1, above=True)] = 0.1
     lr: Positive = 1e-3

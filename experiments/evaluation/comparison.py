@@ -70,7 +70,7 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     Returns:
         ``mean`` and ``low``, ``high`` (percentiles 2.5 and 97.5 of `RESAMPLES` resamples over
         tasks) after each number of steps that both have; a run that takes none, such as an oracle,
-        is the same after all.
+        is the same after all. ``other``: the other run's own ``mean``, ``ci95`` and ``per_task``.
 
     Raises:
         InputError: the evaluations are not of the same tasks.
@@ -107,6 +107,7 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         "mean": difference.mean(1).tolist(),
         "low": low.tolist(),
         "high": high.tolist(),
+        "other": {name: other[name] for name in ("mean", "ci95", "per_task")},
     }
     finite: dict[str, Any] = finite_or_null(value)
     return finite

@@ -42,6 +42,7 @@ def meta_update(
             theta,
             data,
             max_kl=kl_limit(config, iteration),
+            damping=config.damping,
             cg_steps=config.cg_steps,
             fisher_fraction=config.fisher_fraction,
             generator=metarl.torch_stream(state.extra["seed"], "fisher", iteration),

@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from ..errors import InputError
 from .linear import lower_linear, onednn_present
 from .products import PRODUCTS, use_onednn
 from .stages import split_stages
@@ -204,7 +205,16 @@ def _record(fn: Callable[..., Any], tensors: list[Tensor]) -> tuple[GraphModule,
         out_spec.append(spec)
         return out
 
-    graph = make_fx(flat, decomposition_table=PRODUCTS)(*tensors)
+    try:
+        graph = make_fx(flat, decomposition_table=PRODUCTS)(*tensors)
+    except RuntimeError as error:
+        if "tracing tensor" in str(error):
+            raise InputError(
+                "a loss that is compiled reads a number out of a tensor, as float(x), if x > 0 and "
+                "the checks of torch.distributions do: give these validate_args=False, use "
+                "torch.where, or do not compile"
+            ) from error
+        raise
     if not torch.is_grad_enabled():
         use_onednn(graph)
     return graph, out_spec[0]

@@ -12,7 +12,7 @@ from metarl.finite import require_finite
 from metarl.mapping import resolve_mapping
 from metarl.objective import Objective, mean_over_tasks
 from metarl.params import Params, moving
-from metarl.reduction import Reducer
+from metarl.reduction import Reducer, sum_over_ranks
 from metarl.trust_region import trust_region_step
 
 from .batches import MetaBatch, subsample
@@ -20,6 +20,8 @@ from .clock import Clock
 from .objectives import PolicyObjectives
 
 Metrics = dict[str, float]
+# Of a ratio, its product with a weight and their mean, in units of the type's last place.
+_ROUNDING = 8
 
 
 def trpo_update(
@@ -36,7 +38,7 @@ def trpo_update(
     reduce: Reducer | None = None,
     clock: Clock | None = None,
 ) -> tuple[Params, Metrics]:
-    """One `trust_region_step` on the surrogate after adaptation.
+    """One `trust_region_step` on the surrogate after adaptation; none where its gain is rounding.
 
     Gradient, line search and KL constraint see all data. The Fisher products see the same random
     ``fisher_fraction`` of the time steps of every support and of the query: they adapt on these,
@@ -70,7 +72,14 @@ def trpo_update(
         gradient=clock.timed("gradient", whole.gradient),
         fisher=clock.timed("fisher", products.fisher),
     )
-    theta, info = trust_region_step(timed, theta, max_kl=max_kl, damping=damping, cg_steps=cg_steps)
+    theta, info = trust_region_step(
+        timed,
+        theta,
+        max_kl=max_kl,
+        damping=damping,
+        cg_steps=cg_steps,
+        resolution=_resolution(theta, data, reduce),
+    )
     return theta, {
         "loss": info.loss,
         "kl": info.kl,
@@ -78,6 +87,14 @@ def trpo_update(
         "backtracks": float(info.backtracks),
         "gradient_norm": info.gradient_norm,
     }
+
+
+def _resolution(theta: Params, data: MetaBatch, reduce: Reducer | None) -> float:
+    """Rounding of the surrogate, a mean of ratios times weights."""
+    query = data.query
+    sums = torch.stack([(query.weights * query.mask).abs().sum(), query.mask.sum()])
+    size, steps = sum_over_ranks(sums, reduce).tolist()
+    return float(_ROUNDING * torch.finfo(next(iter(theta.values())).dtype).eps * size / steps)
 
 
 def adam_update(

@@ -124,6 +124,8 @@ def test_compare_with_itself_is_zero(run: Path, capsys: pytest.CaptureFixture[st
     value = evaluated(run, "--tasks=9", "--steps=2", "--compare", str(run), str(run))
     for difference in value["variants"]["compare"]:
         assert difference["mean"] == difference["low"] == difference["high"] == [0, 0, 0]
+        own = {name: value[name] for name in ("mean", "ci95", "per_task")}
+        assert difference["other"] == own
     assert "minus" in capsys.readouterr().out
 
 
@@ -152,7 +154,7 @@ def test_a_run_without_steps_is_compared_after_each() -> None:
         "task_seed": 0,
         "tasks": 2,
     }
-    own |= {"run": "r", "iteration": 1, "variants": {}}
+    own |= {"run": "r", "iteration": 1, "variants": {}, "mean": [], "ci95": []}
     steps = {**own, "steps": 2, "per_task": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]}
     none = {**own, "steps": 0, "per_task": [[6.0, 6.0]]}
     assert compare(steps, none)["mean"] == [-4.5, -2.5, -0.5]

@@ -272,3 +272,19 @@ def test_a_compiler_is_entered_by_one_thread_only(monkeypatch: pytest.MonkeyPatc
         torch.set_num_threads(threads)
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-12)
     assert entered == [threading.main_thread()] * 3
+
+
+@needs_compiler
+def test_a_number_read_while_compiling_is_named() -> None:
+    def loss(params: Params, x: Tensor) -> Tensor:
+        return torch.distributions.Normal(params["w"], 1.0, validate_args=True).log_prob(x).mean()
+
+    params, batch = {"w": torch.zeros(2, requires_grad=True)}, (torch.ones(3, 2),)
+
+    def unpacked(params: Params, batch: Any) -> Tensor:
+        return loss(params, batch[0])
+
+    run = [unpacked, unpacked, params, [batch], batch, InnerLoop(0.1)]
+    assert meta_gradient(*run)[0].isfinite()  # type: ignore[arg-type]
+    with pytest.raises(metarl.InputError, match="give these validate_args=False"):
+        meta_gradient(*run, mapping="vmap+compile")  # type: ignore[arg-type]

@@ -23,6 +23,17 @@ from metarl import (
 from metarl.kept import kept_if
 
 
+class Agent(torch.nn.Module):
+    """Called by methods of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Linear(1, 1)
+
+    def get_value(self, x: torch.Tensor) -> Any:
+        return self.body(x)
+
+
 @dataclass
 class Hidden:
     """What pytree does not look into."""
@@ -180,6 +191,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "a Tensor that looks like a single batch": lambda: meta(supports=torch.ones(1, 4, 3)),
     "params is a Linear: give a dict": lambda: meta(params=torch.nn.Linear(1, 1)),
     "from_module takes an nn.Module, not <class": lambda: from_module(torch.nn.Linear),  # type: ignore[arg-type]
+    "Agent has no forward, which apply calls: write one": lambda: from_module(Agent()),
     "of type dict: it must": lambda: adapt_tasks(
         lambda p, b: {"loss": S.loss(p, b)}, S.params, S.supports, InnerLoop()
     ),

@@ -8,7 +8,14 @@ import torch
 from oracles import F64, draw, rel
 from torch import Tensor
 
-from metarl import NonFiniteError, Objective, StepInfo, conjugate_gradient, trust_region_step
+from metarl import (
+    NonFiniteError,
+    Objective,
+    StepInfo,
+    conjugate_gradient,
+    mean_over_tasks,
+    trust_region_step,
+)
 from metarl.params import Params
 
 GOAL = {"a": draw(2, 2, seed=1), "b": draw(3, seed=2)}
@@ -184,3 +191,22 @@ def test_what_requires_no_gradient_stays() -> None:
     assert not torch.equal(moved["a"], theta["a"])
     assert {n: p.requires_grad for n, p in moved.items()} == {"a": True, "b": False}
     assert moved["a"].untyped_storage().nbytes() == 8 * moved["a"].numel()  # no view of all
+
+
+def test_no_long_step_of_rounding() -> None:
+    """All tasks are solved: hardly a gradient is left, the KL is flat, and damping alone bounds."""
+
+    def solved(theta: Params, task: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.sigmoid(-20 - theta["w"] @ task), 1e-9 * theta["w"].square().sum()
+
+    objective = mean_over_tasks(solved, draw(4, 3, seed=3))
+    theta = {"w": torch.zeros(3, dtype=F64)}
+    # Mutant: without a resolution it goes far.
+    far, info = trust_region_step(objective, theta, max_kl=0.01)
+    assert 0 < info.expected < 1e-6
+    assert far["w"].norm() > 10
+    kept, rejected = trust_region_step(objective, theta, max_kl=0.01, resolution=1e-6)
+    assert kept is theta
+    assert (rejected.accepted, rejected.backtracks) == (False, 0)
+    assert rejected.expected == info.expected
+    assert trust_region_step(objective, theta, max_kl=0.01, resolution=info.expected / 2)[1] == info

@@ -174,7 +174,7 @@ ADAPTATION += (
 ADAPTATION += "observe_task "
 ADAPTATION += "later_lr_factors evaluation_lr evaluation_episodes"
 OTHERS = "iterations meta_batch learned_lr signal_after lr_per_step sampling_correction update "
-OTHERS += "max_kl cg_steps fisher_fraction lr lr_decay epochs clip init_std head_scale "
+OTHERS += "max_kl damping cg_steps fisher_fraction lr lr_decay epochs clip init_std head_scale "
 OTHERS += "evaluation_steps log_every validate_every patience validation_tasks"
 
 

@@ -21,6 +21,7 @@ CONFIG = Config(
     episodes=3,
     update="promp",
     max_kl=0.02,
+    damping=0.5,
     cg_steps=3,
     fisher_fraction=0.5,
     lr=0.1,
@@ -40,7 +41,7 @@ def test_trust_region_is_the_iterations(monkeypatch: pytest.MonkeyPatch) -> None
         meta_update(config, NOTHING, state, iteration, {}, NOTHING, clock=Clock())
     options = [call.options for call in calls]
     assert [x["max_kl"] for x in options] == pytest.approx([0.02, 0.01, 0.0002])
-    assert {(x["cg_steps"], x["fisher_fraction"]) for x in options} == {(3, 0.5)}
+    assert {(x["damping"], x["cg_steps"], x["fisher_fraction"]) for x in options} == {(0.5, 3, 0.5)}
     # Mutant: the Fisher products see the same time steps in every iteration.
     assert len({x["generator"].initial_seed() for x in options}) == 3
 

@@ -110,6 +110,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "cg_steps is 0: it must be a whole": lambda: step(cg_steps=0),
     "backtracks is -3: it must be a whole": lambda: step(backtracks=-3),
     "damping is -1: it must be at least 0": lambda: step(damping=-1),
+    "resolution is -1: it must be at least 0": lambda: step(resolution=-1),
     "shrink is 1.5: it must be above 0 and": lambda: step(shrink=1.5),
     "shrink is nan": lambda: step(shrink=float("nan")),
     "needs MetaBatch.score_weights": lambda: uncredited(),

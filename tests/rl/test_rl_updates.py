@@ -9,6 +9,7 @@ import pytest
 import torch
 from adapting import Problem, problem
 from oracles import F64, flat
+from spies import recorded
 from tabular import MDP, SoftmaxPolicy, Tabular, softmax_policy
 from torch import Tensor
 
@@ -305,3 +306,27 @@ def test_damping_arrives(damping: float) -> None:
         p.objectives, p.theta, p.data, generator=generator, fisher_fraction=1.0, **options
     )
     assert torch.equal(flat(moved), flat(expected))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_steps_within_the_surrogates_rounding_are_not_taken(
+    ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The resolution follows the weights' size, and is that of all ranks' tasks."""
+    p = problem(steps=1)
+    query = p.data.query
+    mean = float((query.weights * query.mask).abs().sum() / query.mask.sum())
+    calls = recorded(monkeypatch, "metarl.rl.updates.trust_region_step", trust_region_step)
+    for factor in (1.0, 3.0):
+        data = p.data._replace(query=query._replace(weights=factor * query.weights))
+        trpo_update(
+            p.objectives,
+            p.theta,
+            data,
+            max_kl=1e-3,
+            generator=torch_stream(0, "fisher"),
+            reduce=lambda x: ranks * x,
+        )
+    found = [call.options["resolution"] for call in calls]
+    assert found == pytest.approx([8 * torch.finfo(F64).eps * mean * x for x in (1, 3)])
+    assert found[0] < 1e-14
