@@ -111,7 +111,7 @@ def trust_region_step(
     check_counts(cg_steps=cg_steps, backtracks=backtracks)
     if not damping >= 0:
         raise InputError(f"damping is {damping}: it must be at least 0")
-    if not resolution >= 0:
+    if resolution < 0:  # not a number where the loss is none either, which is told below
         raise InputError(f"resolution is {resolution}: it must be at least 0")
     if not 0 < shrink < 1:
         raise InputError(f"shrink is {shrink}: it must be above 0 and below 1")

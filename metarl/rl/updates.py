@@ -93,8 +93,8 @@ def _resolution(theta: Params, data: MetaBatch, reduce: Reducer | None) -> float
     """Rounding of the surrogate, a mean of ratios times weights."""
     query = data.query
     sums = torch.stack([(query.weights * query.mask).abs().sum(), query.mask.sum()])
-    size, steps = sum_over_ranks(sums, reduce).tolist()
-    return float(_ROUNDING * torch.finfo(next(iter(theta.values())).dtype).eps * size / steps)
+    size, steps = sum_over_ranks(sums, reduce)
+    return _ROUNDING * torch.finfo(next(iter(theta.values())).dtype).eps * float(size / steps)
 
 
 def adam_update(
