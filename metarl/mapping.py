@@ -37,6 +37,10 @@ ChunkFunction = Callable[[Any, Any], Any]
 # go through the network at once, and separate chains on threads win.
 _LARGE_TASK = 16_384
 
+_FIXED_SHAPES = (
+    "all tasks go through a loss at once: use torch.where for if, and weights of 0 for a mask"
+)
+
 # What a batch may hold; anything else might have numbers of single tasks inside.
 _WORDS = (str, bytes, type(None), enum.Enum, torch.dtype, torch.device)
 _PLAIN = (Tensor, numbers.Number, np.generic, *_WORDS)
@@ -188,11 +192,7 @@ def each(fn: Callable[[Any, Any], Any]) -> ChunkFunction:
             return mapped(data)
         except RuntimeError as error:
             if "vmap" in str(error):
-                error.add_note(
-                    "metarl maps a loss over all tasks at once: keep to tensors of fixed shape "
-                    "(torch.where for if, weights of 0 for what a mask leaves out), or "
-                    f"{ONE_TASK_AT_A_TIME}"
-                )
+                error.add_note(f"{_FIXED_SHAPES}, or {ONE_TASK_AT_A_TIME}")
             raise
 
     return run

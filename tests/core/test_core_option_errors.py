@@ -233,6 +233,7 @@ def test_a_loss_that_vmap_cannot_map_is_told_the_way_out() -> None:
     given = (loss, loss, S.params, S.supports, S.query, InnerLoop())
     with pytest.raises(RuntimeError, match="vmap") as caught:
         meta_loss(*given, mapping="vmap")
+    assert "torch.where for if" in caught.value.__notes__[0]
     assert "chunk:1" in caught.value.__notes__[0]
     assert meta_loss(*given, mapping="chunk:1").isfinite()
 
