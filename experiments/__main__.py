@@ -40,7 +40,8 @@ HELP = f"""usage: metarl COMMAND ...
   metarl evaluate RUN [--tasks N] [--steps K] [--task-seed S] [--last] [--compare RUN ...]
                       [--out FILE.json] [--device D]
                       [--episodes N] [--task-range LOW HIGH] [--shots N] [--data DIR]
-  metarl report RUN [RUN ...] [--out DIR] [--device D] [--data DIR]
+  metarl report RUN [RUN ...] [--alone] [--tasks N] [--steps K] [--task-seed S] [--out DIR]
+                    [--device D] [--episodes N] [--task-range LOW HIGH] [--shots N] [--data DIR]
   metarl render RUN [--out FILE.mp4|.gif] [--tasks N] [--task-seed S] [--task-range LOW HIGH]
                     [--steps K ...] [--seed S] [--last] [--device D]
   metarl export RUN --out FILE.npz|.safetensors [--last]
@@ -48,10 +49,10 @@ HELP = f"""usage: metarl COMMAND ...
   metarl bench [NAME ...] [--repetitions N] [--out FILE.json]
   metarl download DATASET [--data DIR]
 
-`metarl COMMAND --help` lists a command's options, `metarl train EXPERIMENT --help` and `metarl
-evaluate RUN --help` those of an experiment. Exit status: 0 done, 1 internal error, 2 bad input, 3
-no checkpoint verifies, 4 could not save, 5 non-finite values, 6 a rank or worker failed, 129 / 130
-/ 143 hung up, interrupted, terminated.
+`metarl COMMAND --help` lists a command's options, `metarl train EXPERIMENT --help`, `metarl
+evaluate RUN --help` and `metarl report RUN --help` those of an experiment. Exit status: 0 done, 1
+internal error, 2 bad input, 3 no checkpoint verifies, 4 could not save, 5 non-finite values, 6 a
+rank or worker failed, 129 / 130 / 143 hung up, interrupted, terminated.
 """
 
 

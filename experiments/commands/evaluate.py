@@ -10,7 +10,6 @@ import tyro
 
 from metarl.errors import InputError
 from metarl.runs import write_json
-from metarl.runs.layout import EVALUATION
 
 from ..evaluation.comparison import check_comparable, compare
 from ..evaluation.evaluate import default_file, evaluate, experiment_of, load
@@ -18,7 +17,7 @@ from ..evaluation.evaluations import tasks_told
 from ..evaluation.shipped import is_shipped
 from ..options import parse, positionals
 from ..outputs import check_writable, output
-from ..reporting.view import show_curve
+from ..reporting.view import write_evaluation
 
 OptionsT = TypeVar("OptionsT")
 NOTHING = 1e-12
@@ -79,9 +78,7 @@ def run(argv: Sequence[str]) -> int:
     if out is not None and command.out is None:  # a report looks for the run's own
         own = default_file(path, command.protocol, last=command.last, compare=())
     if own is not None:  # before anything is printed, which may find no reader
-        write_json(own, result)
-        if own == path / EVALUATION:
-            show_curve(path, result)
+        write_evaluation(own, path, result)
     if differences:
         result["variants"]["compare"] = differences
     if out is not None and differences:

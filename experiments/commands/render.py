@@ -78,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
     drawn = EvaluateOptions(task_seed=command.task_seed, task_range=command.task_range)
     tasks = spread_tasks(learner, command.tasks, drawn)
     fps, stride = _rate(learner.sampler(1, 1).envs[0].metadata.get("render_fps"), out.suffix)
-    grid = play(loaded, tasks, steps, seed=command.seed, stride=stride)
+    grid = play(loaded, tasks, steps, drawn, seed=command.seed, stride=stride)
     frames = list(
         compose(grid, tasks, [after(k) for k in steps], flat=learner.config.env.id == NAVIGATION)
     )

@@ -10,6 +10,7 @@ import metarl
 from metarl.errors import NoDataError
 
 from ..catalog import package_data
+from ..configs.images import EvaluateOptions
 from ..evaluation.evaluate import Loaded
 from ..images.learner import ImagesLearner
 from ..images.tasks import Tasks
@@ -80,6 +81,9 @@ def figures(
     curves: Sequence[Curve],
     lines: Sequence[Line],
     shown: Sequence[Curve],
+    options: EvaluateOptions,
+    *,
+    alone: bool = False,
 ) -> list[Figure]:
     """Adaptation curves, a sheet of test episodes where the data set is at hand, learning curves.
 
@@ -88,21 +92,24 @@ def figures(
         curves: their evaluations.
         lines: the runs, seeds as one.
         shown: the adaptation curves of these lines, and of shipped runs beside them.
+        options: of the evaluations.
+        alone: without published numbers.
     """
     groups = {group(loaded) for _, loaded in runs}
-    points = published(runs[0][1]) if len(groups) == 1 else []
+    points = published(runs[0][1]) if len(groups) == 1 and not alone else []
     drawn = [adaptation_curves(shown, points)]
     with contextlib.suppress(NoDataError):  # a report of shipped runs needs no pictures
-        drawn.append(sheet(*runs[0]))
+        drawn.append(sheet(*runs[0], options))
     learning = learning_curves(lines)
     return drawn if learning is None else [*drawn, learning]
 
 
-def sheet(label: str, loaded: Loaded) -> Figure:
+def sheet(label: str, loaded: Loaded, options: EvaluateOptions) -> Figure:
     """Test episodes: support, and queries with the predictions before and after adaptation."""
     learner = loaded.learner
     assert isinstance(learner, ImagesLearner)
-    ways, steps = min(learner.config.ways, 10), learner.config.test_steps
+    ways = min(learner.config.ways, 10)
+    steps = learner.config.test_steps if options.steps is None else options.steps
     images = learner.source.classes("test").images.shape[1]
     queries = min(SHEET_QUERIES, images - learner.config.shots)
     tasks = learner.source.tasks("test", metarl.stream(0, "sheet"), SHEET_TASKS, queries).part()

@@ -1,5 +1,6 @@
 """Navigation: where the point goes before and after each gradient step."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,21 @@ TASKS = 3
 EPISODES = 4  # drawn; the steps are taken on as many as the evaluation takes
 
 
-def paths(label: str, loaded: Loaded) -> Figure:
-    """Paths of the first test tasks, a row for each number of steps, a column for each task."""
+def paths(label: str, loaded: Loaded, options: EvaluateOptions) -> Figure:
+    """Paths of the first test tasks, a row for each number of steps, a column for each task.
+
+    Args:
+        label: of the run.
+        loaded: the run.
+        options: of its evaluation.
+    """
     learner = loaded.learner
     assert isinstance(learner, PolicyLearner)
     config = learner.config
-    options = EvaluateOptions(tasks=TASKS)
-    tasks, drawn_with = learner.test_tasks(options)
+    few = TASKS if options.tasks is None else min(TASKS, options.tasks)
+    tasks, drawn_with = learner.test_tasks(replace(options, tasks=few))
     steps, episodes = steps_and_episodes(config, options)
-    sampler = learner.sampler(TASKS, episodes)
+    sampler = learner.sampler(few, episodes)
     collected = learner.adapt(loaded.params, sampler, tasks, steps, rollout_seed(drawn_with))
     drawn = [positions(rollout, min(EPISODES, episodes)) for rollout in collected.rollouts]
     goals = [np.asarray(task["goal"]) for task in tasks]
@@ -37,7 +44,7 @@ def paths(label: str, loaded: Loaded) -> Figure:
     reach = half_width(np.concatenate([goals, *points]))
 
     def paint(canvas: Canvas) -> None:
-        panels = canvas.subplots(rows, TASKS, sharex=True, sharey=True, squeeze=False)
+        panels = canvas.subplots(rows, few, sharex=True, sharey=True, squeeze=False)
         for k, of_tasks in enumerate(drawn):
             for i, episodes_of in enumerate(of_tasks):
                 axes = panels[k, i]
@@ -62,7 +69,7 @@ def paths(label: str, loaded: Loaded) -> Figure:
         paint,
         name="paths",
         title="Paths before and after each step",
-        caption=f"{label}: {len(drawn[0][0])} episodes of each of the first {TASKS} test tasks, "
+        caption=f"{label}: {len(drawn[0][0])} episodes of each of the first {few} test tasks, "
         f"with the mean return. Square: start; star: the goal, which the policy {sees}; dots: ends "
         "of the episodes. The policy is stochastic.",
         rows=table,

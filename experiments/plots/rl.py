@@ -11,7 +11,7 @@ import numpy as np
 import metarl_envs
 
 from ..catalog import EXPERIMENTS, package_data
-from ..configs.rl import EnvConfig
+from ..configs.rl import EnvConfig, EvaluateOptions
 from ..evaluation.evaluate import Loaded
 from ..family import mean_and_ci95
 from ..options import preset_config
@@ -72,6 +72,9 @@ def figures(
     curves: Sequence[Curve],
     lines: Sequence[Line],
     shown: Sequence[Curve],
+    options: EvaluateOptions,
+    *,
+    alone: bool = False,
 ) -> list[Figure]:
     """Adaptation and learning curves; for each run its tasks, its training, its paths.
 
@@ -80,9 +83,11 @@ def figures(
         curves: their evaluations.
         lines: the runs, seeds as one.
         shown: the adaptation curves of these lines, and of shipped runs beside them.
+        options: of the evaluations.
+        alone: without published numbers.
     """
     learning = learning_curves(lines, cost=("env_steps", "environment steps of training"))
-    theirs = authors(runs, curves)
+    theirs = [] if alone else authors(runs, curves)
     made = [adaptation_curves([*shown, *theirs], note=_note(shown, theirs))]
     made += [] if learning is None else [learning]
     for index, (label, loaded) in enumerate(runs):
@@ -95,9 +100,9 @@ def figures(
             diagnostics(label, loaded.record.metrics, config),
         ]
         if config.env.id == NAVIGATION:
-            drawn.append(paths(label, loaded))
+            drawn.append(paths(label, loaded, options))
         elif own:
-            drawn.append(stills(label, loaded))
+            drawn.append(stills(label, loaded, options))
         found = [figure for figure in drawn if figure is not None]
         if index > 0:
             found = [

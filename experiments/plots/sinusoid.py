@@ -45,6 +45,9 @@ def figures(
     curves: Sequence[Curve],
     lines: Sequence[Line],
     shown: Sequence[Curve],
+    options: EvaluateOptions,
+    *,
+    alone: bool = False,
 ) -> list[Figure]:
     """Adaptation curves, fits, learning curves.
 
@@ -53,12 +56,15 @@ def figures(
         curves: their evaluations.
         lines: the runs, seeds as one.
         shown: the adaptation curves of these lines, and of shipped runs beside them.
+        options: of the evaluations.
+        alone: without published numbers.
     """
     shots = {curve.evaluation["variants"]["shots"] for curve in shown}
     note = f"{' and '.join(map(str, sorted(shots)))} points to adapt on."
+    points = paper_points() if shots == {5} and not alone else ()
     drawn = [
-        adaptation_curves(shown, paper_points() if shots == {5} else (), log=True, note=note),
-        fits(*runs[0]),
+        adaptation_curves(shown, points, log=True, note=note),
+        fits(*runs[0], options),
         learning_curves(lines, log=True),
     ]
     return [figure for figure in drawn if figure is not None]
@@ -72,20 +78,21 @@ def paper_points() -> list[Points]:
     ]
 
 
-def fits(label: str, loaded: Loaded) -> Figure:
-    """Sinusoids of the default evaluation, and the model before and after 1 and 10 steps."""
+def fits(label: str, loaded: Loaded, options: EvaluateOptions) -> Figure:
+    """Sinusoids of an evaluation, and the model before and after 1 and 10 steps."""
     learner = loaded.learner
     assert isinstance(learner, SinusoidLearner)
-    test = EvaluateOptions()
-    every, episodes = learner.source.held_out(test.task_seed, "test", test.tasks, test.shots)
-    tasks = Sinusoids(*(x[:FIT_TASKS] for x in every))
-    points = episodes.part(slice(FIT_TASKS))
+    held_out = (options.task_seed, "test", options.tasks, options.shots)
+    every, episodes = learner.source.held_out(*held_out)
+    few = min(FIT_TASKS, options.tasks)
+    tasks = Sinusoids(*(x[:few] for x in every))
+    points = episodes.part(slice(few))
     grid = np.linspace(-5, 5, 201)
     predictions = _predictions(learner, loaded, tasks, points.support, grid)
     truth = tasks.amplitude[:, None] * np.sin(grid - tasks.phase[:, None])
 
     def paint(canvas: Canvas) -> None:
-        for i, axes in enumerate(np.atleast_1d(canvas.subplots(1, FIT_TASKS, sharex=True))):
+        for i, axes in enumerate(np.atleast_1d(canvas.subplots(1, few, sharex=True))):
             axes.plot(grid, truth[i], color=ink(), linewidth=1.2, label="truth")
             for j, k in enumerate(FIT_STEPS):
                 style = {"color": COLOURS[j], "linestyle": (":", "--", "-")[j]}
@@ -99,14 +106,14 @@ def fits(label: str, loaded: Loaded) -> Figure:
         canvas.legend(handles, labels, loc="outside lower center", ncols=3)
 
     rows: list[list[object]] = [["task", "x", "truth", *(f"after_{k}" for k in FIT_STEPS)]]
-    for i in range(FIT_TASKS):
+    for i in range(few):
         columns = (truth[i], *(p[i] for p in predictions))
         rows += [[i, *map(float, values)] for values in zip(grid, *columns, strict=True)]
     return draw(
         paint,
         name="fits",
         title="Fits before and after adaptation",
-        caption=f"{label}: the first {FIT_TASKS} test tasks, {test.shots} points of each.",
+        caption=f"{label}: the first {few} test tasks, {options.shots} points of each.",
         rows=rows,
         size=(9.5, 4.0),
     )
@@ -122,7 +129,7 @@ def _predictions(
 ) -> list[np.ndarray]:
     """Outputs on the grid after each of `FIT_STEPS`, (task, grid) each."""
     path = learner.path(loaded.params, support, max(FIT_STEPS))
-    inputs = [np.broadcast_to(grid, (FIT_TASKS, len(grid)))]
+    inputs = [np.broadcast_to(grid, (len(tasks.phase), len(grid)))]
     if learner.config.observe_task:
         inputs += [np.broadcast_to(v[:, None], inputs[0].shape) for v in tasks]
     x = torch.as_tensor(np.stack(inputs, -1), dtype=support.x.dtype, device=support.x.device)

@@ -6,28 +6,34 @@ from matplotlib.figure import Figure as Canvas
 
 from metarl.errors import InputError
 
+from ..configs.rl import EvaluateOptions
 from ..evaluation.evaluate import Loaded
 from ..rl.cells import words
 from ..rl.episodes import learner_of, play, spread_tasks
+from ..rl.protocol import steps_and_episodes
 from .style import Figure, draw, plain_number
 from .tasks import after
 
 MOMENTS = 4
 
 
-def stills(label: str, loaded: Loaded) -> Figure | None:
+def stills(label: str, loaded: Loaded, options: EvaluateOptions) -> Figure | None:
     """Pictures of one test task, a row for each number of steps.
+
+    Args:
+        label: of the run.
+        loaded: the run.
+        options: of its evaluation.
 
     Returns:
         None, with a warning, where no OpenGL draws them.
     """
     config = learner_of(loaded).config
-    options = loaded.experiment.configs().EvaluateOptions()
     tasks = spread_tasks(learner_of(loaded), 2, options)[-1:]
-    steps = sorted({0, config.evaluation_steps})
+    steps = sorted({0, steps_and_episodes(config, options)[0]})
     stride = max(1, config.env.horizon // MOMENTS)
     try:
-        (row,) = play(loaded, tasks, steps, seed=0, stride=stride)
+        (row,) = play(loaded, tasks, steps, options, seed=0, stride=stride)
     except InputError as error:
         warnings.warn(f"the page has no stills: {error}", stacklevel=2)
         return None

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import InputError, RunWarning, SaveError
-from metarl.runs import read_json, write_json
 from metarl.runs.files import real, replace, saving
 from metarl.runs.layout import EVALUATION
+from metarl.runs.reading import read_object
 
 from ..evaluation.comparison import task_difference
-from ..evaluation.evaluate import Loaded, evaluate, load
+from ..evaluation.evaluate import Loaded, default_file, evaluate, load
 from ..evaluation.evaluations import check_evaluation, digest, tasks_told
 from ..evaluation.shipped import ROOT, is_shipped
 from ..plots.curves import Curve, mean_of_seeds
@@ -25,19 +25,27 @@ from ..plots.style import Figure
 from ..words import count
 from .labels import labels
 from .together import options_of, seeds_together, sets
-from .view import show_curve
+from .view import write_evaluation
 
 SHOWN_VERSIONS = ("metarl-policies", "torch", "mujoco", "gymnasium", "python")
 
 
 def report(
-    paths: Sequence[Path], out: Path, *, device: str | None = None, data: str | None = None
+    paths: Sequence[Path],
+    out: Path,
+    options: Any = None,
+    *,
+    alone: bool = False,
+    device: str | None = None,
+    data: str | None = None,
 ) -> Path:
     """Write PNG, PDF and CSV of every figure, and ``index.html`` that holds them; the page's path.
 
     Args:
         paths: runs of one experiment.
         out: directory, created where needed.
+        options: of the evaluations shown, the family's ``EvaluateOptions``; its default by default.
+        alone: without shipped runs and published numbers beside these runs.
         device: to compute on, see `load`.
         data: root of an image data set, likewise.
 
@@ -47,20 +55,23 @@ def report(
     """
     named = zip(labels(paths), paths, strict=True)
     runs = [(label, load(path, device=device, data=data)) for label, path in named]
-    _check_one_page(runs)
     experiment = runs[0][1].experiment
+    protocol = experiment.configs().EvaluateOptions()
+    options = protocol if options is None else options
+    _check_one_page(runs, options)
     module = experiment.plots()
     loaded = [one for _, one in runs]
     with _folder(out):
-        curves = [Curve(label, evaluation_of(one)) for label, one in runs]
+        curves = [Curve(label, evaluation_of(one, options)) for label, one in runs]
         together = sets(runs, curves)
         lines = [Line(told, [loaded[i] for i in rows]) for told, rows in together]
         shown = [
             Curve(told, mean_of_seeds([curves[i].evaluation for i in rows]))
             for told, rows in together
         ]
-        shown += shipped_curves(module.shipped_groups(loaded), paths)
-        figures: list[Figure] = module.figures(runs, curves, lines, shown)
+        if options == protocol and not alone:
+            shown += shipped_curves(module.shipped_groups(loaded), paths)
+        figures: list[Figure] = module.figures(runs, curves, lines, shown, options, alone=alone)
     _remove_others(out, {figure.name for figure in figures})
     for figure in figures:
         replace(out / f"{figure.name}.png", figure.light)
@@ -114,14 +125,9 @@ def _folder(out: Path) -> Iterator[None]:
         raise
 
 
-def _check_one_page(runs: Sequence[tuple[str, Loaded]]) -> None:
+def _check_one_page(runs: Sequence[tuple[str, Loaded]], options: Any) -> None:
     """Refuse runs whose numbers mean different things, and evaluations that are none."""
-    for _, one in runs:
-        if one.record.evaluation is not None:
-            file = one.record.path / EVALUATION
-            check_evaluation(one.record.evaluation, one.experiment.name, file)
     first = runs[0][1]
-    options = first.experiment.configs().EvaluateOptions()
     for label, one in runs:
         if one.experiment != first.experiment:
             raise InputError(
@@ -131,21 +137,36 @@ def _check_one_page(runs: Sequence[tuple[str, Loaded]]) -> None:
         difference = task_difference(first, one, options)
         if difference is not None:
             raise InputError(f"RUN: {label}: {difference}; report them apart")
+    for _, one in runs:
+        _written(one, options)
 
 
-def evaluation_of(loaded: Loaded) -> dict[str, Any]:
-    """The run's ``evaluation.json``, made by the default protocol where it is missing or old."""
-    told = loaded.record.evaluation
+def _file(loaded: Loaded, options: Any) -> Path:
+    """Where `metarl evaluate` writes this protocol's numbers of a run."""
+    return default_file(loaded.record.path, options, last=False, compare=())
+
+
+def _written(loaded: Loaded, options: Any) -> dict[str, Any] | None:
+    """What `metarl evaluate` has written of a run by this protocol; None where it has not."""
+    file = _file(loaded, options)
+    told = read_object(file)
+    if told is not None:
+        check_evaluation(told, loaded.experiment.name, file)
+    return told
+
+
+def evaluation_of(loaded: Loaded, options: Any) -> dict[str, Any]:
+    """The run's evaluation by this protocol, made and kept where it is missing or old."""
+    told = _written(loaded, options)
     if told is not None:
         # Those from before digests are told apart by their iteration alone.
         of = told["variants"].get("parameters", digest(loaded.params))
         if told["iteration"] == loaded.record.snapshot.iteration and of == digest(loaded.params):
             return told
-    result = evaluate(loaded, loaded.experiment.configs().EvaluateOptions())
+    result = evaluate(loaded, options)
     if not is_shipped(loaded.record.path):
         try:
-            write_json(loaded.record.path / EVALUATION, result)
-            show_curve(loaded.record.path, result)
+            write_evaluation(_file(loaded, options), loaded.record.path, result)
         except SaveError as error:  # kept for the next time, which a run of others may not allow
             warnings.warn(f"{error}; the page has it all the same", RunWarning, stacklevel=2)
     return result
@@ -154,11 +175,11 @@ def evaluation_of(loaded: Loaded) -> dict[str, Any]:
 def shipped_curves(groups: dict[str, str], paths: Sequence[Path]) -> list[Curve]:
     """First seeds of shipped groups that a checkout has and the page does not show anyway."""
     shown = {real(path) for path in paths}
-    found = []
+    found: list[Curve] = []
     for group, label in groups.items():
         for path in sorted((ROOT / group).glob("seed-*"))[:1]:
-            if path not in shown and (path / "evaluation.json").exists():
-                found.append(Curve(label, read_json(path / "evaluation.json")))
+            told = None if path in shown else read_object(path / EVALUATION)
+            found += [] if told is None else [Curve(label, told)]
     return found
 
 

@@ -1,15 +1,28 @@
-"""The adaptation curve of a run as a picture in TensorBoard."""
+"""An evaluation written into its run, with its adaptation curve as a picture in TensorBoard."""
 
 import warnings
 from pathlib import Path
 from typing import Any
 
 from metarl.log import TensorBoard
+from metarl.runs import write_json
+from metarl.runs.layout import EVALUATION
 
 from .labels import labels
 
 # Beside the training's events: a reader goes on to a folder's newest file and does not come back.
 FOLDER = "evaluation"
+
+
+def write_evaluation(file: Path, run: Path, evaluation: dict[str, Any]) -> None:
+    """Write an evaluation, and show it where it is the run's ``evaluation.json``.
+
+    Raises:
+        SaveError: the file cannot be written.
+    """
+    write_json(file, evaluation)
+    if file == run / EVALUATION:
+        show_curve(run, evaluation)
 
 
 def show_curve(path: Path, evaluation: dict[str, Any]) -> None:

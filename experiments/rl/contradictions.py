@@ -5,7 +5,7 @@ from typing import Any
 
 from metarl.errors import InputError, RunWarning
 
-from ..configs.rl import Config
+from ..configs.rl import Config, EnvConfig
 from ..contradictions import check_inner_options
 
 
@@ -50,6 +50,22 @@ def warn_of_options(config: Config) -> None:
         warnings.warn(
             f"--signal-after {config.signal_after} is not reached within --iterations "
             f"{config.iterations}: all step sizes stay at {config.inner_lr:g}",
+            RunWarning,
+            stacklevel=2,
+        )
+
+
+def warn_of_horizon(env: EnvConfig, limit: int | None) -> None:
+    """Warn where rollouts keep room for time steps that no episode has.
+
+    Args:
+        env: the configured one.
+        limit: most steps of its own episodes; None where it tells none.
+    """
+    if limit is not None and limit < env.horizon:
+        warnings.warn(
+            f"episodes of {env.id} end after {limit} steps, and room is kept for --env.horizon "
+            f"{env.horizon}: --env.horizon {limit} takes less time and memory",
             RunWarning,
             stacklevel=2,
         )

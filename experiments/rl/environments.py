@@ -94,6 +94,12 @@ def require_tasks(sampler: Sampler) -> None:
         raise
 
 
+def time_limit(sampler: Sampler) -> int | None:
+    """Steps after which the environments end episodes by themselves; None where none is told."""
+    spec = sampler.envs[0].spec
+    return None if spec is None else spec.max_episode_steps
+
+
 def make_drawn(env: EnvConfig, rows: int, *, observe_task: bool) -> VectorEnv[Any, Any, Any]:
     """Vector environment in this process whose ``render()`` gives a picture of every row.
 

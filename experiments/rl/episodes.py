@@ -52,7 +52,7 @@ def learner_of(loaded: Loaded) -> PolicyLearner:
     return loaded.learner
 
 
-def spread_tasks(learner: PolicyLearner, count: int, options: Any) -> list[Task]:
+def spread_tasks(learner: PolicyLearner, count: int, options: EvaluateOptions) -> list[Task]:
     """Test tasks that differ: spread over a task's number where it is one, else the first ones."""
     tasks, _ = learner.test_tasks(options)
     values = [value for task in tasks for value in task.values()]
@@ -64,7 +64,13 @@ def spread_tasks(learner: PolicyLearner, count: int, options: Any) -> list[Task]
 
 
 def play(
-    loaded: Loaded, tasks: Sequence[Task], steps: Sequence[int], *, seed: int, stride: int
+    loaded: Loaded,
+    tasks: Sequence[Task],
+    steps: Sequence[int],
+    options: EvaluateOptions,
+    *,
+    seed: int,
+    stride: int,
 ) -> list[list[Episode]]:
     """Adapt to each task and play an episode after each of ``steps`` numbers of gradient steps.
 
@@ -72,6 +78,7 @@ def play(
         loaded: the run.
         tasks: rows of the result.
         steps: columns of the result.
+        options: of the evaluation, whose episodes before each step are taken.
         seed: keys the rollouts that adapt, and the episodes.
         stride: time steps from picture to picture.
 
@@ -83,7 +90,7 @@ def play(
     rows = len(tasks) * len(steps)
     env = make_drawn(config.env, rows, observe_task=config.observe_task)
     try:
-        _, episodes = steps_and_episodes(config, EvaluateOptions())
+        _, episodes = steps_and_episodes(config, options)
         sampler = learner.sampler(len(tasks), episodes)
         path = learner.adapt(loaded.params, sampler, tasks, max(steps), rollout_seed(seed)).path
         params = {

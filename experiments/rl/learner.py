@@ -24,10 +24,11 @@ from ..memory import Needs
 from .contradictions import (
     check_options,
     check_range,
+    warn_of_horizon,
     warn_of_options,
     warn_of_standing_still,
 )
-from .environments import make_policy, make_sampler, require_tasks
+from .environments import make_policy, make_sampler, require_tasks, time_limit
 from .memory import policy_needs
 from .meta_update import meta_update
 from .protocol import evaluation, rollout_seed, steps_and_episodes, test_tasks
@@ -116,9 +117,11 @@ class PolicyLearner:
         Raises:
             InputError: the environment has no tasks.
         """
-        require_tasks(self.sampler(*self.sizes))  # now, when there is no run directory yet
+        sampler = self.sampler(*self.sizes)
+        require_tasks(sampler)  # now, when there is no run directory yet
         if self.ranks.rank == 0:
             warn_of_options(self.config)
+            warn_of_horizon(self.config.env, time_limit(sampler))
         params = self.params(seed)
         if self.config.update == "trpo":
             return State(params, None, {"seed": seed})

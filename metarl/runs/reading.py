@@ -71,7 +71,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def _object(path: Path) -> dict[str, Any] | None:
+def read_object(path: Path) -> dict[str, Any] | None:
+    """JSON object of a run's file; None where there is no such file.
+
+    Raises:
+        InputError: it cannot be read, or is damaged.
+    """
     try:
         value = documents.read_json(path)
     except FileNotFoundError:
@@ -91,7 +96,7 @@ def read_best(path: str | Path) -> Best | None:
     Raises:
         InputError: it is damaged.
     """
-    value = _object(Path(path) / BEST)
+    value = read_object(Path(path) / BEST)
     try:
         return None if value is None else best_of(value)
     except ValueError as error:
@@ -183,5 +188,5 @@ def read_run(path: str | Path, *, last: bool = False) -> RunRecord:
         read_snapshot(path, last=last),
         read_best(path),
         read_metrics(path / METRICS),
-        _object(path / EVALUATION),
+        read_object(path / EVALUATION),
     )

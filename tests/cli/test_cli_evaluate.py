@@ -491,7 +491,7 @@ def test_a_run_that_may_not_be_written_to_is_reported(
         raise SaveError(f"could not write to {path}: Read-only file system (EROFS)")
 
     (run / "evaluation.json").unlink(missing_ok=True)
-    monkeypatch.setattr("metarl_experiments.reporting.report.write_json", refused)
+    monkeypatch.setattr("metarl_experiments.reporting.view.write_json", refused)
     with pytest.warns(RunWarning, match="the page has it all the same"):
         page = report([run], tmp_path / "page")
     assert page.exists()

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from spies import recorded
 
 from metarl_experiments.configs.rl import Config
+from metarl_experiments.configs.rl import EvaluateOptions as PolicyOptions
 from metarl_experiments.configs.sinusoid import EvaluateOptions
 from metarl_experiments.evaluation.evaluate import load
 from metarl_experiments.plots.curves import Curve, adaptation_curves
@@ -112,7 +113,7 @@ def test_a_report_leaves_no_figure_of_another(run: Path, tmp_path: Path) -> None
 
 def test_fits_are_of_tasks_that_are_evaluated(run: Path) -> None:
     loaded = load(run)
-    head, *rows = fits("one", loaded).rows
+    head, *rows = fits("one", loaded, EvaluateOptions()).rows
     assert head[:3] == ["task", "x", "truth"]
     test = EvaluateOptions()
     learner: Any = loaded.learner
@@ -129,7 +130,7 @@ def test_the_goal_is_told_or_hidden(tmp_path: Path) -> None:
     tiny = ("--compile=off", "--hidden=4", "--episodes=2", "--meta-batch=2", "--iterations=0")
     out = tmp_path / "walk"
     succeed("train", "navigation", f"--out={out}", "--evaluation-episodes=2", *tiny)
-    assert "which the policy does not see;" in paths("one", load(out)).caption
+    assert "which the policy does not see;" in paths("one", load(out), PolicyOptions()).caption
 
 
 def trained(out: Path, *, iterations: int = 7, seed: int = 0) -> Path:

@@ -271,7 +271,7 @@ def test_film_shows_the_adapted_policies(trained: Path) -> None:
     params = {**loaded.params, "log_std": torch.full_like(loaded.params["log_std"], -20.0)}
     loaded = loaded._replace(params=params)
     tasks, _ = learner.test_tasks(EvaluateOptions(tasks=2))
-    grid = play(loaded, tasks, (0, 1), seed=0, stride=7)
+    grid = play(loaded, tasks, (0, 1), EvaluateOptions(), seed=0, stride=7)
     key = metarl.seed_of(0, "test-rollouts")
     path = learner.adapt(params, learner.sampler(2, 2), tasks, 1, key).path
     for i, row in enumerate(grid):

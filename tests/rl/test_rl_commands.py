@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from commands import refuse, succeed
+from gymnasium.spaces import Box
 
 from metarl.runs import read_metrics
 from metarl_experiments.__main__ import main
@@ -278,3 +280,40 @@ def test_samplers_of_all_sizes_share_their_workers() -> None:
     assert env.num_envs == 2
     assert all(learner.sampler(tasks, 2).envs == [env] for tasks in (1, 2, 5))
     env.close()
+
+
+class Brief(gymnasium.Env):
+    """Registered with a limit of four steps."""
+
+    observation_space, action_space = Box(-1, 1, (1,), np.float32), Box(-1, 1, (1,), np.float32)
+    task: Any = None
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> list[dict[str, float]]:
+        return [{"sign": float(rng.choice([-1, 1]))} for _ in range(n)]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(1, np.float32), self.task["sign"] * float(action[0]), False, False, {}
+
+
+gymnasium.register("Brief-v0", Brief, max_episode_steps=4)
+
+
+@pytest.mark.filterwarnings("default::metarl.errors.RunWarning")
+@pytest.mark.parametrize("horizon", [3, 4, 5])
+def test_room_for_steps_that_no_episode_has_is_told(
+    tmp_path: Path, horizon: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--compile=off", "--threads=1", "--hidden", "4", "--episodes=2", "--meta-batch=2"]
+    argv += ["--env.id=Brief-v0", f"--env.horizon={horizon}", "--validation-tasks=2"]
+    succeed("train", "maml", f"--out={tmp_path / 'run'}", "--iterations=1", *argv)
+    line = (
+        "warning: episodes of Brief-v0 end after 4 steps, and room is kept for --env.horizon 5: "
+        "--env.horizon 4 takes less time and memory\n"
+    )
+    assert capfd.readouterr().err.count(line) == (horizon == 5)
+    record = read_metrics(tmp_path / "run" / "metrics.jsonl")[0]
+    assert record["env_steps"] == 2 * 2 * 2 * min(horizon, 4)

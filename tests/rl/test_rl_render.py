@@ -23,6 +23,7 @@ from metarl.rl.distributions import Categorical, Distribution, Gaussian, sample
 from metarl.rl.noise import action_noise, draw_noise
 from metarl.rl.rollout import empty_rollout
 from metarl_experiments.commands import render
+from metarl_experiments.configs.rl import EvaluateOptions
 from metarl_experiments.evaluation.evaluate import load
 from metarl_experiments.rl.cells import gauge_range, words
 from metarl_experiments.rl.episodes import learner_of, play
@@ -54,7 +55,7 @@ def test_film_of_discrete_actions(tmp_path: Path, capsys: Any) -> None:
     with Image.open(out) as film:
         assert 2 <= getattr(film, "n_frames", 0) <= 10
     loaded = load(run)
-    (row,) = play(loaded, [{"slope": 0.5}], (0, 1), seed=0, stride=1)
+    (row,) = play(loaded, [{"slope": 0.5}], (0, 1), EvaluateOptions(), seed=0, stride=1)
     for episode in row:
         assert 1 <= len(episode.returns) - 1 <= 9
         shades = [int(picture[0, 0, 0]) for picture in episode.pictures]
@@ -72,7 +73,7 @@ def test_film_of_motion_that_is_told_now_and_then(
         return *rest, {**info, "velocity": 1.0} | ({"position": [0.0, 1.0]} if rest[2] else {})
 
     monkeypatch.setattr(PicturedWalker, "step", told)
-    ((episode,),) = play(load(choice), [{"slope": 0.5}], (0,), seed=0, stride=1)
+    ((episode,),) = play(load(choice), [{"slope": 0.5}], (0,), EvaluateOptions(), seed=0, stride=1)
     assert set(episode.motion) == {"velocity"}
     assert len(episode.motion["velocity"]) == len(episode.returns) - 1
     succeed("render", str(choice), f"--out={tmp_path / 'film.gif'}", "--tasks=1", "--steps=0")
@@ -91,7 +92,7 @@ def test_a_film_ends_where_the_physics_diverges(
     monkeypatch.setattr(
         learner_of(loaded), "adapt", lambda *_: SimpleNamespace(path=path)
     )  # which would refuse such episodes
-    ((episode,),) = play(loaded, [{"slope": 0.5}], (0,), seed=0, stride=1)
+    ((episode,),) = play(loaded, [{"slope": 0.5}], (0,), EvaluateOptions(), seed=0, stride=1)
     assert episode.returns.tolist() == [0.0, 0.0]
 
 
@@ -138,7 +139,7 @@ def test_a_users_mistake_in_render_is_not_hidden(
 
     monkeypatch.setattr(PicturedWalker, "render", render)
     with pytest.raises(KeyError):
-        play(load(choice), [{"slope": 0.5}], (0,), seed=0, stride=1)
+        play(load(choice), [{"slope": 0.5}], (0,), EvaluateOptions(), seed=0, stride=1)
 
 
 def test_half_made_viewers_go_in_silence(choice: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +154,7 @@ def test_half_made_viewers_go_in_silence(choice: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
     monkeypatch.setattr(PicturedWalker, "render", lambda _: Viewer())
     with pytest.raises(InputError, match="no EGL"):
-        play(load(choice), [{"slope": 0.5}], (0,), seed=0, stride=1)
+        play(load(choice), [{"slope": 0.5}], (0,), EvaluateOptions(), seed=0, stride=1)
     gc.collect()
     assert seen == []
 

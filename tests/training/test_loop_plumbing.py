@@ -14,6 +14,7 @@ from toy import Silent, Toy
 
 from metarl.runs import open_run, read_best, read_json, read_metrics
 from metarl_experiments.configs.rl import Config
+from metarl_experiments.configs.sinusoid import EvaluateOptions
 from metarl_experiments.evaluation.comparison import compare
 from metarl_experiments.evaluation.evaluate import load
 from metarl_experiments.evaluation.evaluations import FIELDS, digest
@@ -110,9 +111,10 @@ def test_a_report_measures_anew_what_was_measured_on_other_parameters(tmp_path: 
     run = train_small(tmp_path / "run", "--hidden", "4")
     succeed("evaluate", str(run))
     loaded, told = load(run), read_json(run / "evaluation.json")
-    assert evaluation_of(loaded) == told
+    protocol = EvaluateOptions()
+    assert evaluation_of(loaded, protocol) == told
     moved = loaded._replace(params={name: p + 0.1 for name, p in loaded.params.items()})
-    found = evaluation_of(moved)
+    found = evaluation_of(moved, protocol)
     assert found["variants"]["parameters"] == digest(moved.params)
     assert not np.allclose(found["mean"], told["mean"])
 
