@@ -13,9 +13,9 @@ from torch import nn
 import metarl_envs
 from metarl.devices import available_cores
 from metarl.params import Params, expand_params, from_module
+from metarl.rl.making import make_halves
 from metarl.rl.policies import GaussianMLP
 from metarl.rl.sampler import Sampler
-from metarl.rl.vector import make_halves
 from metarl_envs.quiet import quiet_mujoco
 
 from .parts.physics import played_controls, raw_physics

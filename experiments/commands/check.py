@@ -8,7 +8,7 @@ import gymnasium
 
 import metarl_envs
 from metarl.errors import InputError
-from metarl.rl.vector import not_found
+from metarl.rl.making import not_found
 
 from ..graphics import backend_refusals
 from ..options import parse, positionals

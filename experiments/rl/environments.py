@@ -15,9 +15,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 import metarl_envs
 from metarl.errors import InputError
 from metarl.rl.loading import env_options
+from metarl.rl.making import make_halves, not_found
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.sampler import Sampler
-from metarl.rl.vector import make_halves, not_found, set_tasks
+from metarl.rl.vector import set_tasks
 from metarl.rl.workers import apart
 
 from ..catalog import package_data

@@ -19,6 +19,7 @@ from .clock import Clock
 from .collect import Adapted, Collected, adapt_by_acting, collect_meta_batch
 from .distributions import Categorical, Gaussian, entropy, kl, log_prob, sample
 from .loading import load
+from .making import make_halves
 from .maml import meta_step
 from .metapolicy import MetaPolicy
 from .objectives import PolicyObjectives, policy_gradient_loss, policy_objectives
@@ -27,7 +28,6 @@ from .policies import CategoricalMLP, GaussianMLP, in_head
 from .rollout import Rollout
 from .sampler import Sampler
 from .updates import adam_update, next_penalty, promp_update, trpo_update
-from .vector import make_halves
 from .weighting import Weighting
 
 __all__ = [

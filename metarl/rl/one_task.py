@@ -12,8 +12,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from metarl.errors import InputError
 from metarl.streams import stream
 
+from .making import not_found
 from .sampler import Sampler
-from .vector import Task, not_found
+from .vector import Task
 
 Env = gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any] | str
 # Copies of an environment made by its id: so many rows at most share a call of the policy.

@@ -39,7 +39,7 @@ class Sampler:
     Row ``task * episodes + episode`` is one episode. All rows run at once where the environments
     have room, else one group of rows after the other. Several vector environments run on a Python
     thread each, so that the physics of one overlaps the policy of the other: see
-    `metarl.rl.vector.make_halves`. All randomness comes from the seed of `collect`, whatever the
+    `metarl.rl.make_halves`. All randomness comes from the seed of `collect`, whatever the
     number of threads. How rows are split matters only where it leaves padding, rows of the last
     group beyond the last task: below 4096 rows, the starts of native environments depend on the
     number of all rows, padding included.

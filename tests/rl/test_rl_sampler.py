@@ -19,11 +19,11 @@ from metarl.nets import MLP
 from metarl.params import Params, expand_params, from_module
 from metarl.rl.actions import action_map
 from metarl.rl.distributions import Gaussian, log_prob, sample
+from metarl.rl.making import make_halves
 from metarl.rl.mapped import map_policy
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.rollout import Rollout, episode_returns, mean_return
 from metarl.rl.sampler import Sampler
-from metarl.rl.vector import make_halves
 from metarl.streams import seed_of, stream
 
 TASKS, EPISODES, HORIZON, SEED = 3, 4, 7, 11
