@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from metarl import Params
 from metarl.footprint import footprint, shapes
-from metarl.mapping import Mapping, count_tasks, parse_mapping
+from metarl.mapping import Mapping, parse_mapping
+from metarl.task_dimension import count_tasks
 
 from .machine import Machine
 

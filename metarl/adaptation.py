@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map, tree_structure
 
+from .chunks import ChunkFunction, each, run_chunks
 from .errors import InputError
 from .inner import InnerLoop, adapt_path_one, adapting, supports_of
 from .kept import kept_if
 from .loss import Loss
-from .mapping import ChunkFunction, count_tasks, each, resolve_mapping, run_chunks
+from .mapping import resolve_mapping
 from .params import Params, expand_params, split_rates
 from .rates import rate_of
+from .task_dimension import count_tasks
 from .trees import leaves
 
 

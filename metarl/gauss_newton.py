@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from .chunks import ChunkFunction, each, map_items, run_chunks
 from .compiling import compile_products
 from .kept import kept_if
-from .mapping import ChunkFunction, Mapping, autocast_active, each, map_items, run_chunks
+from .mapping import Mapping, autocast_active
 from .params import Params
 from .reduction import Reducer, mean_of_chunks
 

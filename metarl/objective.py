@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from .chunks import ChunkFunction, each
 from .gauss_newton import GaussNewton, gauss_newton
 from .kept import kept_if
 from .loss import depending, first
-from .mapping import ChunkFunction, Mapping, each, resolve_mapping
+from .mapping import Mapping, resolve_mapping
 from .params import Params
 from .reduction import Reducer, run_mean
 

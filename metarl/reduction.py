@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from .chunks import ChunkFunction, run_chunks
 from .kept import kept_if
-from .mapping import ChunkFunction, Mapping, count_tasks, run_chunks
+from .mapping import Mapping
+from .task_dimension import count_tasks
 
 Reduce = Callable[[Tensor], Tensor]
 """Sums one flat tensor over ranks."""

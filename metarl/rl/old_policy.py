@@ -4,8 +4,9 @@ import warnings
 
 import torch
 
+from metarl.chunks import each, run_chunks
 from metarl.kept import kept_if
-from metarl.mapping import each, resolve_mapping, run_chunks
+from metarl.mapping import resolve_mapping
 from metarl.params import Params
 
 from .batches import MetaBatch

@@ -12,10 +12,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import metarl
 from metarl import InnerLoop, mean_over_tasks, meta_gradient
+from metarl.chunks import each
 from metarl.compiling import compile_chunks, compile_products, compiler_present
 from metarl.compiling.products import PRODUCTS, use_onednn
 from metarl.compiling.stages import split_stages
-from metarl.mapping import each
 from metarl.params import Params
 
 mm = PRODUCTS[torch.ops.aten.mm.default]
