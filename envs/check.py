@@ -28,8 +28,8 @@ def check_task_env(env: Env) -> list[str]:
     Most faults have others behind them, which are looked for once they are mended. Gymnasium's own
     checker runs first (its advice comes as Python warnings). Then: spaces the sampler takes;
     ``sample_tasks(n, rng)`` gives a list of dictionaries, from ``rng`` alone; ``task`` can be set,
-    is what was set and survives reset; equal seeds, tasks and actions give bit-equal episodes;
-    everything is finite; returned observations are not overwritten later; the first observation
+    is what was set and survives reset; everything is finite; equal seeds, tasks and actions give
+    bit-equal episodes; returned observations are not overwritten later; the first observation
     does not depend on the task (an environment whose ``observe_task`` is true is exempt).
 
     Advice, Python warnings too: that a pickled copy goes on as the original does, which training
@@ -49,6 +49,7 @@ def check_task_env(env: Env) -> list[str]:
     for checks in (
         (_spaces, _sampling),
         (_setting,),
+        (_finite,),
         (_determinism, _aliasing),
         () if told else (_leak,),
     ):
@@ -171,6 +172,15 @@ def _episode(env: Env) -> list[Any]:
     return record
 
 
+def _finite(env: Env) -> Iterator[str]:
+    env.set_wrapper_attr("task", _draw(env)[0])
+    start, *steps = _episode(env)
+    if not np.isfinite(start).all():
+        yield "reset gives an observation that is not finite: start where all numbers are"
+    if not all(np.isfinite(step[0]).all() and np.isfinite(step[1]) for step in steps):
+        yield "an observation or reward is not finite: end the episode instead"
+
+
 def _determinism(env: Env) -> Iterator[str]:
     first, second = _draw(env)
     env.set_wrapper_attr("task", first)
@@ -184,8 +194,6 @@ def _determinism(env: Env) -> Iterator[str]:
             "call super().reset(seed=seed), and let reset clear everything an episode leaves "
             "behind; running statistics, as of NormalizeObservation, stay from episode to episode"
         )
-    if not all(np.isfinite(step[0]).all() and np.isfinite(step[1]) for step in once[1:]):
-        yield "an observation or reward is not finite: end the episode instead"
 
 
 def _aliasing(env: Env) -> Iterator[str]:

@@ -27,7 +27,8 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
     """``num_envs`` copies of one world, each with its own task, stepped as one batch.
 
     ``make_vec("metarl/...", num_envs=n)`` makes it; the world's docstring is the card. Nothing is
-    reset by itself: an episode that ended stays as it is, with reward 0, until it is reset.
+    reset by itself: an episode that ended stays as it is, with reward and velocity 0, until it is
+    reset.
 
     - ``reset(seed=..., options=...)``; options: ``"reset_mask"`` ``(num_envs,)`` of the
       environments to reset (default: all), ``"block": (first, total)``: these are the rows
@@ -105,6 +106,7 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         self._terminated = np.zeros(num_envs, dtype=bool)
         self._truncated = np.zeros(num_envs, dtype=bool)
         self._invalid = np.zeros(num_envs, dtype=bool)
+        self._position: Array | None = None  # as told last, which ended episodes keep
         self.closed = False
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> list[Task]:
@@ -201,6 +203,11 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         infos: Infos = {"velocity": motion.velocity, "position": motion.position, **terms}
         if len(states) < self.num_envs:
             infos = {name: self._scatter(live, value) for name, value in infos.items()}
+            assert self._position is not None  # an episode has ended
+            kept = self._position.copy()
+            kept[live] = motion.position
+            infos["position"] = kept
+        self._position = infos["position"].copy()
         reward = infos["reward_task"].copy()
         for name in motion.terms:
             reward += infos[name]
@@ -214,11 +221,12 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         bad = motion.invalid
         motion.observations[bad] = self._observations[live][bad]
         terminated[bad] = False
-        for values in (motion.velocity, motion.position, *terms.values()):
+        for values in (motion.velocity, *terms.values()):
             values[bad] = 0.0
+        motion.position[bad] = 0.0 if self._position is None else self._position[live][bad]
 
     def _scatter(self, live: NDArray[np.int64], values: Array) -> Array:
-        whole = np.zeros((self.num_envs, *values.shape[1:]))
+        whole = np.zeros((self.num_envs, *values.shape[1:]), dtype=values.dtype)
         whole[live] = values
         return whole
 

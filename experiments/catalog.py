@@ -16,7 +16,8 @@ class Experiment:
         name: as on the command line; its presets stand in ``presets/<name>.json``.
         family: names the modules ``configs.<family>`` (``Config``, ``EvaluateOptions``; no torch),
             ``<family>.learner`` (``build(config, machine, ranks)``) and ``plots.<family>``
-            (``figures(runs, curves, lines, shown)``, ``shipped_groups(runs)``, ``notes(runs)``).
+            (``figures(runs, curves, lines, shown, options, alone=False)``,
+            ``shipped_groups(runs)``, ``notes(runs)``).
         summary: one line.
         job_minutes: what ``make train`` trains for; None runs the preset to its end.
     """

@@ -4,7 +4,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -50,28 +50,50 @@ def copy_outside_transforms(module: nn.Module) -> nn.Module:
         return elsewhere.submit(copy.deepcopy, module).result()
 
 
-def buffers_of(module: nn.Module) -> list[tuple[str, nn.Module, str, Tensor | None]]:
-    """Path, owner, name there and value of every buffer."""
-    return [
+class Held(NamedTuple):
+    """What a module holds beside its parameters.
+
+    Attributes:
+        buffers: path, owner, name there and value of every one.
+        attributes: each part, and a copy of the dictionary of its attributes.
+    """
+
+    buffers: list[tuple[str, nn.Module, str, Tensor | None]]
+    attributes: list[tuple[nn.Module, dict[str, Any]]]
+
+
+def held_by(module: nn.Module) -> Held:
+    """What a module holds before it is called."""
+    buffers = [
         (".".join(filter(None, (path, name))), part, name, x)
         for path, part in module.named_modules()
         for name, x in part._buffers.items()
     ]
+    return Held(buffers, [(part, dict(vars(part))) for part in module.modules()])
 
 
 @contextlib.contextmanager
-def constant(buffers: list[tuple[str, nn.Module, str, Tensor | None]]) -> Iterator[None]:
-    """A call of a module that must leave its buffers as they are, see `buffers_of`.
+def constant(held: Held) -> Iterator[None]:
+    """A call of a module that leaves what it holds as it is, see `held_by`.
+
+    Attributes that the call sets, such as a mask that is made once, are taken back silently: a
+    tensor made inside a torch.func transform is of no use after it.
 
     Raises:
-        InputError: it gave one another value, in place or as another tensor, which is taken back.
+        InputError: it gave a buffer another value, in place or as another tensor, which is taken
+            back.
     """
-    versions = [None if x is None else x._version for *_, x in buffers]
+    versions = [None if x is None else x._version for *_, x in held.buffers]
     changed = []
     try:
         yield
     finally:
-        for (path, part, name, x), version in zip(buffers, versions, strict=True):
+        for part, before in held.attributes:
+            now = vars(part)
+            if len(now) != len(before) or any(now.get(k) is not x for k, x in before.items()):
+                now.clear()
+                now.update(before)
+        for (path, part, name, x), version in zip(held.buffers, versions, strict=True):
             if part._buffers.get(name) is not x:
                 part._buffers[name] = x
                 changed.append(path)

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from .elementary import Elementary
 from .errors import InputError
-from .modules import buffers_of, constant, copy_outside_transforms, prepare_module, raise_named
+from .modules import constant, copy_outside_transforms, held_by, prepare_module, raise_named
 
 Params = dict[str, Tensor]
 """Name -> tensor. Parameters adapted to tasks have one leading task dimension."""
@@ -58,8 +58,9 @@ def from_module(
     """Split a module into its trainable parameters and a pure function of them.
 
     The module is copied: later changes to it do not reach the pure function. Frozen parameters
-    and buffers are constants of that function; tied parameters appear once; unused ones get zero
-    gradients. The training flag (dropout) is the module's at the time of the call.
+    and buffers are constants of that function; attributes that a call sets are as before after it;
+    tied parameters appear once; unused ones get zero gradients. The training flag (dropout) is the
+    module's at the time of the call.
 
     Args:
         module: any ``nn.Module``.
@@ -114,10 +115,10 @@ def from_module(
         # functional_call swaps the module's tensors for a while: each thread needs its own module.
         if not hasattr(local, "module"):
             local.module = copy_outside_transforms(module)
-            local.buffers = buffers_of(local.module)
+            local.held = held_by(local.module)
         own: nn.Module = local.module
         try:
-            with Elementary(), constant(local.buffers):
+            with Elementary(), constant(local.held):
                 return functional_call(own, params, inputs, kwargs)
         except RuntimeError as error:
             raise_named(error, own, (params, inputs, kwargs))

@@ -121,6 +121,9 @@ def mean_of_chunks(sums: Iterable[Any], data: Any, reduce: Reducer | None) -> An
 
 
 def _flat(sums: Any, tasks: float) -> Tensor:
-    """The number of tasks and the sums in one vector."""
+    """The number of tasks and the sums in one vector, of a type that counts beyond 256 tasks."""
     leaves = tree_leaves(sums)
-    return torch.cat([leaves[0].new_full((1,), tasks), *(x.reshape(-1) for x in leaves)])
+    count = leaves[0].new_full(
+        (1,), tasks, dtype=torch.promote_types(leaves[0].dtype, torch.float32)
+    )
+    return torch.cat([count, *(x.reshape(-1) for x in leaves)])

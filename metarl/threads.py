@@ -23,18 +23,39 @@ def map_on_threads(
     workers = torch.get_num_threads()
     if min(workers, len(items)) <= 1:
         return gather(map(fn, items))
-    grad = torch.is_grad_enabled()
+    grad, here = torch.is_grad_enabled(), callers_device()
 
     def work(item: T) -> R:
         _local.worker = True
         # Set here, not when a worker starts: that may be after the caller has set its own again.
         torch.set_num_threads(1)
         # Worker threads start with gradients enabled whatever the caller's mode.
-        with torch.set_grad_enabled(grad):
+        with torch.set_grad_enabled(grad), here():
             return fn(item)
 
     with one_intra_op_thread():
         return gather(_pool(workers, os.getpid()).map(work, items))
+
+
+def callers_device() -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """What a thread enters to make tensors where the calling one does, in the same CUDA stream.
+
+    Torch keeps its default device and its current stream for each thread.
+    """
+    device = torch.get_default_device()
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    stream = torch.cuda.current_stream() if started else None
+
+    @contextlib.contextmanager
+    def enter() -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            if device.type != "cpu":  # which is every thread's, and a mode costs time at each call
+                stack.enter_context(device)
+            if stream is not None:
+                stack.enter_context(torch.cuda.stream(stream))
+            yield
+
+    return enter
 
 
 def on_worker() -> bool:

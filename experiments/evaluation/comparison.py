@@ -64,6 +64,18 @@ def _after(evaluation: dict[str, Any], steps: int) -> np.ndarray:
     return np.broadcast_to(per_task, (steps + 1, per_task.shape[1]))
 
 
+def unlike_tasks(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """By what two evaluations are not of the same tasks; None where they are."""
+    for name in ("experiment", "metric", "task_seed", "tasks"):
+        if one[name] != other[name]:
+            return f"{name} is {other[name]}, that of {one['run']} is {one[name]}"
+    # One seed draws other tasks where runs have other ranges, physics, ways or shots.
+    for name in TASK_VARIANTS:
+        if one["variants"].get(name) != other["variants"].get(name):
+            return f"its tasks are not those of {one['run']}: {name} differs"
+    return None
+
+
 def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Paired difference ``one - other`` of the means over the same tasks, by bootstrap.
 
@@ -75,18 +87,9 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: the evaluations are not of the same tasks.
     """
-    for name in ("experiment", "metric", "task_seed", "tasks"):
-        if one[name] != other[name]:
-            raise InputError(
-                f"--compare {other['run']}: {name} is {other[name]}, that of {one['run']} is "
-                f"{one[name]}"
-            )
-    # One seed draws other tasks where runs have other ranges, physics, ways or shots.
-    for name in TASK_VARIANTS:
-        if one["variants"].get(name) != other["variants"].get(name):
-            raise InputError(
-                f"--compare {other['run']}: its tasks are not those of {one['run']}: {name} differs"
-            )
+    difference = unlike_tasks(one, other)
+    if difference is not None:
+        raise InputError(f"--compare {other['run']}: {difference}")
     both = (one["steps"], other["steps"])
     steps = min(both) or max(both)
     ours, theirs = (_after(e, steps) for e in (one, other))

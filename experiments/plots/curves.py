@@ -10,6 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from ..family import mean_and_ci95
+from ..words import count
 from .legend import LEGEND_ROW, legend_below
 from .style import Figure, band, dashed, draw, ink, log_scale
 
@@ -95,8 +96,8 @@ def adaptation_curves(
         paint,
         name="adaptation",
         title=f"{metric.capitalize()} against gradient steps",
-        caption=f"Mean over {first['tasks']} held-out tasks, and over seeds where a line has "
-        f"several; the bands are 95 % intervals of the mean over tasks. 0 steps is the model "
+        caption=f"Mean over {count(first['tasks'], 'held-out task')}, and over seeds where a line "
+        f"has several; the bands are 95 % intervals of the mean over tasks. 0 steps is the model "
         f"before adaptation. {note}".strip(),
         rows=rows,
         size=(5.6, 3.8 if entries <= MANY else 3.8 + LEGEND_ROW * math.ceil(entries / 2)),

@@ -12,8 +12,9 @@ from ..configs.rl import EvaluateOptions
 from ..evaluation.evaluate import Loaded
 from ..rl.learner import PolicyLearner
 from ..rl.protocol import rollout_seed, steps_and_episodes
+from ..words import count
 from .style import COLOURS, Figure, draw, ink, plain_number
-from .tasks import after
+from .tasks import after, drawn_steps
 
 TASKS = 3
 EPISODES = 4  # drawn; the steps are taken on as many as the evaluation takes
@@ -38,16 +39,16 @@ def paths(label: str, loaded: Loaded, options: EvaluateOptions) -> Figure:
     drawn = [positions(rollout, min(EPISODES, episodes)) for rollout in collected.rollouts]
     goals = [np.asarray(task["goal"]) for task in tasks]
     returns = collected.returns().tolist()
-    rows = len(drawn)
+    shown = drawn_steps(steps if len(drawn) > 1 else 0)
     points = [path for of_tasks in drawn for episodes_of in of_tasks for path in episodes_of]
     sees = "is told" if config.observe_task else "does not see"
     reach = half_width(np.concatenate([goals, *points]))
 
     def paint(canvas: Canvas) -> None:
-        panels = canvas.subplots(rows, few, sharex=True, sharey=True, squeeze=False)
-        for k, of_tasks in enumerate(drawn):
-            for i, episodes_of in enumerate(of_tasks):
-                axes = panels[k, i]
+        panels = canvas.subplots(len(shown), few, sharex=True, sharey=True, squeeze=False)
+        for row, k in enumerate(shown):
+            for i, episodes_of in enumerate(drawn[k]):
+                axes = panels[row, i]
                 for path in episodes_of:
                     axes.plot(*path.T, color=COLOURS[0], linewidth=0.8, alpha=0.6)
                     axes.plot(*path[-1], ".", color=COLOURS[0], markersize=5)
@@ -69,11 +70,11 @@ def paths(label: str, loaded: Loaded, options: EvaluateOptions) -> Figure:
         paint,
         name="paths",
         title="Paths before and after each step",
-        caption=f"{label}: {len(drawn[0][0])} episodes of each of the first {few} test tasks, "
-        f"with the mean return. Square: start; star: the goal, which the policy {sees}; dots: ends "
-        "of the episodes. The policy is stochastic.",
+        caption=f"{label}: {count(few, 'test task')}, {count(len(drawn[0][0]), 'episode')} of each "
+        f"under the mean return of all {episodes}. Square: start; star: the goal, which the policy "
+        f"{sees}; dots: ends of the episodes. The policy is stochastic.",
         rows=table,
-        size=(6.6, 2.05 * rows + 0.4),
+        size=(6.6, 2.05 * len(shown) + 0.4),
     )
 
 

@@ -18,6 +18,7 @@ from ..options import preset_config
 from ..rl.environments import NAVIGATION, PAPER_GOALS
 from ..rl.episodes import learner_of
 from ..tables.returns import AUTHORS
+from ..words import count
 from .curves import Curve, adaptation_curves
 from .diagnostics import diagnostics
 from .learning import Line, learning_curves
@@ -166,5 +167,5 @@ def _episodes(curves: Sequence[Curve]) -> str:
     """How many episodes of a task; by curve where the numbers differ."""
     counts = {curve.label: curve.evaluation["variants"]["episodes"] for curve in curves}
     if len(set(counts.values())) == 1:
-        return f"{counts[curves[0].label]} episodes"
-    return f"episodes ({', '.join(f'{label}: {count}' for label, count in counts.items())})"
+        return count(counts[curves[0].label], "episode")
+    return f"episodes ({', '.join(f'{label}: {number}' for label, number in counts.items())})"

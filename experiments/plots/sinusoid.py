@@ -12,13 +12,13 @@ from ..catalog import package_data
 from ..configs.sinusoid import EvaluateOptions
 from ..evaluation.evaluate import Loaded
 from ..sinusoid.learner import SinusoidLearner
+from ..words import count
 from .curves import Curve, Points, adaptation_curves
 from .learning import Line, learning_curves
 from .style import COLOURS, Figure, draw, ink
 from .tasks import after
 
 FIT_TASKS = 3
-FIT_STEPS = (0, 1, 10)
 # Shipped methods drawn beside the runs, where a checkout has them.
 SHIPPED = {
     "sinusoid": "MAML (shipped)",
@@ -79,22 +79,22 @@ def paper_points() -> list[Points]:
 
 
 def fits(label: str, loaded: Loaded, options: EvaluateOptions) -> Figure:
-    """Sinusoids of an evaluation, and the model before and after 1 and 10 steps."""
+    """Sinusoids of an evaluation, and the model before, after one step and after all."""
     learner = loaded.learner
     assert isinstance(learner, SinusoidLearner)
     held_out = (options.task_seed, "test", options.tasks, options.shots)
     every, episodes = learner.source.held_out(*held_out)
-    few = min(FIT_TASKS, options.tasks)
+    few, steps = min(FIT_TASKS, options.tasks), sorted({0, 1, options.steps})
     tasks = Sinusoids(*(x[:few] for x in every))
     points = episodes.part(slice(few))
     grid = np.linspace(-5, 5, 201)
-    predictions = _predictions(learner, loaded, tasks, points.support, grid)
+    predictions = _predictions(learner, loaded, tasks, points.support, grid, steps)
     truth = tasks.amplitude[:, None] * np.sin(grid - tasks.phase[:, None])
 
     def paint(canvas: Canvas) -> None:
         for i, axes in enumerate(np.atleast_1d(canvas.subplots(1, few, sharex=True))):
             axes.plot(grid, truth[i], color=ink(), linewidth=1.2, label="truth")
-            for j, k in enumerate(FIT_STEPS):
+            for j, k in enumerate(steps):
                 style = {"color": COLOURS[j], "linestyle": (":", "--", "-")[j]}
                 axes.plot(grid, predictions[j][i], label=after(k), **style)
             x, y = (v[i, :, 0].cpu().numpy() for v in points.support)
@@ -105,7 +105,7 @@ def fits(label: str, loaded: Loaded, options: EvaluateOptions) -> Figure:
         handles, labels = axes.get_legend_handles_labels()
         canvas.legend(handles, labels, loc="outside lower center", ncols=3)
 
-    rows: list[list[object]] = [["task", "x", "truth", *(f"after_{k}" for k in FIT_STEPS)]]
+    rows: list[list[object]] = [["task", "x", "truth", *(f"after_{k}" for k in steps)]]
     for i in range(few):
         columns = (truth[i], *(p[i] for p in predictions))
         rows += [[i, *map(float, values)] for values in zip(grid, *columns, strict=True)]
@@ -113,7 +113,7 @@ def fits(label: str, loaded: Loaded, options: EvaluateOptions) -> Figure:
         paint,
         name="fits",
         title="Fits before and after adaptation",
-        caption=f"{label}: the first {few} test tasks, {options.shots} points of each.",
+        caption=f"{label}: {count(few, 'test task')}, {count(options.shots, 'point')} of each.",
         rows=rows,
         size=(9.5, 4.0),
     )
@@ -126,12 +126,13 @@ def _predictions(
     tasks: Sinusoids,
     support: Regression,
     grid: np.ndarray,
+    steps: Sequence[int],
 ) -> list[np.ndarray]:
-    """Outputs on the grid after each of `FIT_STEPS`, (task, grid) each."""
-    path = learner.path(loaded.params, support, max(FIT_STEPS))
+    """Outputs on the grid after each of ``steps``, (task, grid) each."""
+    path = learner.path(loaded.params, support, max(steps))
     inputs = [np.broadcast_to(grid, (len(tasks.phase), len(grid)))]
     if learner.config.observe_task:
         inputs += [np.broadcast_to(v[:, None], inputs[0].shape) for v in tasks]
     x = torch.as_tensor(np.stack(inputs, -1), dtype=support.x.dtype, device=support.x.device)
-    outputs = (torch.func.vmap(learner.apply)(path[k], x) for k in FIT_STEPS)
+    outputs = (torch.func.vmap(learner.apply)(path[k], x) for k in steps)
     return [y[..., 0].double().cpu().numpy() for y in outputs]

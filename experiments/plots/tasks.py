@@ -14,8 +14,10 @@ from .style import COLOURS, MARKERS, Figure, draw, ink
 
 UNITS = {"velocity": "m/s", "goal": "m"}
 DIRECTIONS = {-1.0: "backwards", 1.0: "forwards"}
-# So few different values of a parameter are categories.
+# So few different values of a parameter, each of several tasks, are categories.
 CATEGORIES = 3
+# Steps from the first on that are drawn beside the last.
+FIRST_STEPS = 3
 
 
 def against_task(label: str, evaluation: Evaluation, *, units: bool) -> list[Figure]:
@@ -49,7 +51,8 @@ def before_after(label: str, evaluation: Evaluation) -> Figure | None:
     per_task = np.array(evaluation["per_task"], dtype=float)
     if len(per_task) < 2:
         return None
-    shown = sorted({1, len(per_task) - 1})
+    drawn = drawn_steps(len(per_task) - 1)
+    shown = sorted({1, drawn[-1]})
     low, high = np.nanmin(per_task[[0, *shown]]), np.nanmax(per_task[[0, *shown]])
     margin = 0.05 * (high - low) or 1.0
     limits = (low - margin, high + margin)
@@ -58,7 +61,9 @@ def before_after(label: str, evaluation: Evaluation) -> Figure | None:
         axes = canvas.add_subplot()
         axes.plot(limits, limits, color=ink(), linewidth=1, linestyle=":", label="no change")
         for k in shown:
-            axes.plot(per_task[0], per_task[k], linestyle="none", label=after(k), **_mark(k))
+            axes.plot(
+                per_task[0], per_task[k], linestyle="none", label=after(k), **_mark(drawn.index(k))
+            )
         axes.set(
             xlabel="return before adaptation",
             ylabel="return after adaptation",
@@ -76,8 +81,8 @@ def before_after(label: str, evaluation: Evaluation) -> Figure | None:
         paint,
         name="before-after",
         title="Each task before and after",
-        caption=f"{label}: one mark for each of {per_task.shape[1]} tasks; above the dotted line "
-        f"adaptation has helped ({told}).",
+        caption=f"{label}: one mark for each of {count(per_task.shape[1], 'task')}; above the "
+        f"dotted line adaptation has helped ({told}).",
         rows=rows,
         size=(5.6, 5.2),
     )
@@ -88,6 +93,11 @@ def after(k: int) -> str:
     return "before" if k == 0 else f"after {count(k, 'step')}"
 
 
+def drawn_steps(most: int) -> list[int]:
+    """Numbers of steps that one figure tells apart: 0, 1, 2, 3 and the last."""
+    return sorted({*range(min(most, FIRST_STEPS) + 1), most})
+
+
 def _mark(k: int) -> dict[str, Any]:
     style = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
     return {**style, "markersize": 5, "alpha": 0.85}
@@ -95,39 +105,42 @@ def _mark(k: int) -> dict[str, Any]:
 
 def _number(label: str, name: str, unit: str, values: np.ndarray, per_task: np.ndarray) -> Figure:
     known = np.unique(values)
-    if len(known) <= CATEGORIES:
-        return _strips(label, name, known, values, per_task)
+    if len(known) <= CATEGORIES and len(known) < len(values):
+        return _strips(label, name, unit, values, per_task)
     order = np.argsort(values)
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.add_subplot()
-        for k, returns in enumerate(per_task):
-            axes.plot(values[order], returns[order], linewidth=0.8, label=after(k), **_mark(k))
-        in_units = f" ({unit})" if unit else ""
-        axes.set(xlabel=f"{name} of the task{in_units}", ylabel="return")
+        for i, k in enumerate(drawn_steps(len(per_task) - 1)):
+            y = per_task[k][order]
+            axes.plot(values[order], y, linewidth=0.8, label=after(k), **_mark(i))
+        axes.set(xlabel=_axis(name, unit), ylabel="return")
         legend_below(canvas, axes, columns=3)
 
     return _finish(paint, label, name, values[:, None], per_task, (5.6, 4.2))
 
 
-def _strips(
-    label: str, name: str, known: np.ndarray, values: np.ndarray, per_task: np.ndarray
-) -> Figure:
-    width = 0.8 / len(per_task)
+def _axis(name: str, unit: str) -> str:
+    return f"{name} of the task" + (f" ({unit})" if unit else "")
+
+
+def _strips(label: str, name: str, unit: str, values: np.ndarray, per_task: np.ndarray) -> Figure:
+    known, drawn = np.unique(values), drawn_steps(len(per_task) - 1)
+    width = 0.8 / len(drawn)
 
     def paint(canvas: Canvas) -> None:
         axes = canvas.add_subplot()
-        for k, returns in enumerate(per_task):
+        for place, k in enumerate(drawn):
             for i, value in enumerate(known):
-                of = returns[values == value]
-                centre = i + (k - (len(per_task) - 1) / 2) * width
+                of = per_task[k][values == value]
+                centre = i + (place - (len(drawn) - 1) / 2) * width
                 spread = centre + width * np.linspace(-0.35, 0.35, len(of))
                 name_once = after(k) if i == 0 else "_"
-                axes.plot(spread, of, linestyle="none", label=name_once, **_mark(k))
+                axes.plot(spread, of, linestyle="none", label=name_once, **_mark(place))
                 axes.plot(centre + width * np.array([-0.4, 0.4]), [of.mean()] * 2, color=ink())
         words = DIRECTIONS if name == "direction" else {}
         axes.set_xticks(range(len(known)), [words.get(v, f"{v:g}") for v in known])
-        axes.set(xlabel=f"{name} of the task", ylabel="return")
+        axes.set(xlabel=_axis(name, unit), ylabel="return")
         legend_below(canvas, axes, columns=3)
 
     return _finish(
@@ -190,7 +203,7 @@ def _finish(
         paint,
         name="task-" + re.sub(r"\W+", "-", name),
         title=f"Return against {name}",
-        caption=f"{label}: mean return of each of {per_task.shape[1]} tasks.{note}",
+        caption=f"{label}: mean return of each of {count(per_task.shape[1], 'task')}.{note}",
         rows=rows,
         size=size,
     )

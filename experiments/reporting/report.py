@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from metarl.runs.files import real, replace, saving
 from metarl.runs.layout import EVALUATION
 from metarl.runs.reading import read_object
 
-from ..evaluation.comparison import task_difference
+from ..evaluation.comparison import task_difference, unlike_tasks
 from ..evaluation.evaluate import Loaded, default_file, evaluate, load
 from ..evaluation.evaluations import check_evaluation, digest, tasks_told
 from ..evaluation.shipped import ROOT, is_shipped
@@ -56,8 +57,7 @@ def report(
     named = zip(labels(paths), paths, strict=True)
     runs = [(label, load(path, device=device, data=data)) for label, path in named]
     experiment = runs[0][1].experiment
-    protocol = experiment.configs().EvaluateOptions()
-    options = protocol if options is None else options
+    options = experiment.configs().EvaluateOptions() if options is None else options
     _check_one_page(runs, options)
     module = experiment.plots()
     loaded = [one for _, one in runs]
@@ -69,8 +69,8 @@ def report(
             Curve(told, mean_of_seeds([curves[i].evaluation for i in rows]))
             for told, rows in together
         ]
-        if options == protocol and not alone:
-            shown += shipped_curves(module.shipped_groups(loaded), paths)
+        if not alone:
+            shown += shipped_curves(module.shipped_groups(loaded), paths, curves)
         figures: list[Figure] = module.figures(runs, curves, lines, shown, options, alone=alone)
     _remove_others(out, {figure.name for figure in figures})
     for figure in figures:
@@ -113,10 +113,10 @@ def _remove_others(out: Path, names: set[str]) -> None:
 @contextmanager
 def _folder(out: Path) -> Iterator[None]:
     """Make the directory before the work that takes minutes; without it, none is left."""
-    made = [path for path in (out, *out.parents) if not path.exists()]
-    with saving(out):
-        out.mkdir(parents=True, exist_ok=True)
+    made = [path for path in (out, *out.parents) if not os.path.lexists(path)]
     try:
+        with saving(out):
+            out.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
         for path in made:
@@ -136,7 +136,8 @@ def _check_one_page(runs: Sequence[tuple[str, Loaded]], options: Any) -> None:
             )
         difference = task_difference(first, one, options)
         if difference is not None:
-            raise InputError(f"RUN: {label}: {difference}; report them apart")
+            mend = one.config.mends.get(difference.partition(" ")[0], "; report them apart")
+            raise InputError(f"RUN: {label}: {difference}{mend}")
     for _, one in runs:
         _written(one, options)
 
@@ -172,14 +173,23 @@ def evaluation_of(loaded: Loaded, options: Any) -> dict[str, Any]:
     return result
 
 
-def shipped_curves(groups: dict[str, str], paths: Sequence[Path]) -> list[Curve]:
-    """First seeds of shipped groups that a checkout has and the page does not show anyway."""
+def shipped_curves(
+    groups: dict[str, str], paths: Sequence[Path], curves: Sequence[Curve]
+) -> list[Curve]:
+    """First seeds of shipped groups that a checkout has and the page does not show anyway.
+
+    Args:
+        groups: and their labels.
+        paths: of the runs on the page.
+        curves: theirs; shipped ones were measured on the same tasks.
+    """
     shown = {real(path) for path in paths}
     found: list[Curve] = []
     for group, label in groups.items():
         for path in sorted((ROOT / group).glob("seed-*"))[:1]:
             told = None if path in shown else read_object(path / EVALUATION)
-            found += [] if told is None else [Curve(label, told)]
+            if told is not None and not any(unlike_tasks(told, c.evaluation) for c in curves):
+                found.append(Curve(label, told))
     return found
 
 

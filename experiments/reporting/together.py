@@ -23,7 +23,8 @@ Runs = Sequence[tuple[str, Loaded]]
 def alike(runs: Runs, curves: Sequence[Curve]) -> Iterator[tuple[str, list[int]]]:
     """Each set of two or more runs that differ by their seed alone: what it is called, and rows.
 
-    That is what the names of its runs have in common, or the preset.
+    That is what the names of its runs have in common, or the preset; where sets would be called
+    the same, the names of its runs.
 
     Args:
         runs: label and run.
@@ -36,16 +37,21 @@ def alike(runs: Runs, curves: Sequence[Curve]) -> Iterator[tuple[str, list[int]]
         measured = [curves[i].evaluation.get(name) for name in ("steps", "tasks", "task_seed")]
         key = (config, whole["from"], whole["machine"]["dtype"], measured)
         sets.setdefault(json.dumps(key, sort_keys=True), []).append(i)
-    for rows in sets.values():
-        seeds = sorted(runs[i][1].record.config["seed"] for i in rows)
+    found: dict[str, str] = {}
+    for alike_by, rows in sets.items():
+        seeds = [runs[i][1].record.config["seed"] for i in rows]
         if len(rows) > 1 and len(set(seeds)) == len(seeds):
-            names = [runs[i][0] for i in rows]
-            shared = os.path.commonprefix(names)  # noqa: RUF071  (of letters, it is)
-            name = (
-                re.sub(r"\W*_*(seed)?\W*_*$", "", shared)
-                or runs[rows[0]][1].record.config["preset"]
-            )
-            yield f"{name}, seeds {', '.join(map(str, seeds))}", rows
+            found[alike_by] = f"{_name(runs, rows)}, seeds {', '.join(map(str, sorted(seeds)))}"
+    for alike_by, told in found.items():
+        rows = sets[alike_by]
+        alone = list(found.values()).count(told) == 1
+        yield told if alone else ", ".join(runs[i][0] for i in rows), rows
+
+
+def _name(runs: Runs, rows: Sequence[int]) -> str:
+    shared = os.path.commonprefix([runs[i][0] for i in rows])  # noqa: RUF071  (of letters, it is)
+    own = re.sub(r"\W*_*(seed)?\W*_*$", "", shared)
+    return own or str(runs[rows[0]][1].record.config["preset"])
 
 
 def options_of(loaded: Loaded) -> list[str]:

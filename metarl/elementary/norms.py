@@ -27,7 +27,15 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Over the last dimensions, those of ``normalized_shape``."""
-    dims = list(range(-len(normalized_shape), 0))
+    shape = tuple(normalized_shape)
+    last = tuple(input.shape[max(0, input.ndim - len(shape)) :])
+    for told in (last, *(tuple(p.shape) for p in (weight, bias) if p is not None)):
+        if told != shape:
+            raise InputError(
+                f"a layer norm over {shape} of an input {tuple(input.shape)}: the input's last "
+                "dimensions, the weight and the bias have to be of this shape"
+            )
+    dims = list(range(-len(shape), 0))
     return _affine(_normalised(input, dims, eps), weight, bias)
 
 
@@ -45,6 +53,8 @@ def batch_norm(
     del momentum
     if training and running_mean is not None:
         raise InputError(_IN_PLACE.format("a batch"))
+    if not training:
+        _check_stored(running_mean, running_var)
     dims = [d for d in range(input.ndim) if d != 1]
     if running_mean is None:
         _check_several(input, dims)
@@ -65,10 +75,19 @@ def instance_norm(
     del momentum
     if use_input_stats and running_mean is not None:
         raise InputError(_IN_PLACE.format("an instance"))
+    if not use_input_stats:
+        _check_stored(running_mean, running_var)
     dims = list(range(2, input.ndim))
     if use_input_stats:
         _check_several(input, dims)
     return _channel_norm(input, running_mean, running_var, weight, bias, dims, eps)
+
+
+def _check_stored(mean: Tensor | None, var: Tensor | None) -> None:
+    if mean is None or var is None:
+        raise InputError(
+            "a norm that does not take the moments of its input needs running_mean and running_var"
+        )
 
 
 def _check_several(x: Tensor, dims: list[int]) -> None:
@@ -92,6 +111,11 @@ def _channel_norm(
     """By the stored moments if there are any, else by those over ``dims``."""
 
     def spread(p: Tensor | None) -> Tensor | None:
+        if p is not None and p.shape != (x.shape[1],):
+            raise InputError(
+                f"a norm of {x.shape[1]} channels, of an input {tuple(x.shape)}, has moments or "
+                f"weights {tuple(p.shape)}: one a channel is needed"
+            )
         return None if p is None else p.view(-1, *[1] * (x.ndim - 2))
 
     mean, var = spread(mean), spread(var)
@@ -108,14 +132,16 @@ def _normalised(x: Tensor, dims: list[int], eps: float) -> Tensor:
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    x = x if weight is None else x * weight
-    return x if bias is None else x + bias
+    y = x if weight is None else x * weight
+    y = y if bias is None else y + bias
+    return y.to(x.dtype)  # like torch's, where weights are of a wider type
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """``g v / |v|``, a norm for each index of ``dim``; of all of ``v`` where that is -1."""
     dims = [d for d in range(v.ndim) if dim == -1 or d != dim % v.ndim]
-    norms: Tensor = torch.linalg.vector_norm(v, dim=dims, keepdim=True)
+    # No dimensions would mean all to vector_norm.
+    norms: Tensor = torch.linalg.vector_norm(v, dim=dims, keepdim=True) if dims else v.abs()
     return v * (g / norms)
 
 

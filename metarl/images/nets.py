@@ -48,7 +48,7 @@ class _Net(nn.Module):
         Args:
             images: ``(image, channel, height, width)``.
             reference: support images whose moments normalise; None: the moments of ``images``.
-            step: inner steps taken so far, for per-step batch norm.
+            step: row of per-step batch norm, see `metarl.images.episodes.Episode`.
         """
         if reference is None:
             hidden = self.features(images, len(images), step)

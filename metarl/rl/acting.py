@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from metarl.errors import InputError, NonFiniteError
 from metarl.runs.export import export_params
@@ -83,7 +83,7 @@ class Policy:
                 f"{('rows', *features)}"
             )
         _require_finite("observation", observation)
-        like = next(self.module.parameters())
+        like = _parameter(self.module)
         distribution = self.module(torch.as_tensor(np.atleast_2d(observation)).to(like))
         if isinstance(distribution, Gaussian):
             best = distribution.mean
@@ -92,7 +92,9 @@ class Policy:
         noise = draw_noise(self._rng, distribution, *distribution[0].shape[:-1])
         drawn = sample(distribution, torch.as_tensor(noise).to(like))
         chosen = (best if deterministic else drawn).cpu().numpy()
-        _require_finite("action", chosen)
+        # Of logits that are no numbers some action is drawn all the same.
+        made = chosen if isinstance(distribution, Gaussian) else distribution.logits.cpu().numpy()
+        _require_finite("action", made)
         actions = self._to_env(chosen)
         return (actions if observation.ndim == 2 else actions[0]), state
 
@@ -106,6 +108,11 @@ def _require_finite(place: str, values: NDArray[Any]) -> None:
         raise NonFiniteError(f"the {place} is not finite", place=place)
 
 
+def _parameter(module: nn.Module) -> Tensor:
+    """One that tells type and device; of a policy without any, torch's default."""
+    return next(module.parameters(), torch.zeros(()))
+
+
 def check_spaces(module: nn.Module, observation: Space[Any], action: Space[Any]) -> None:
     """Refuse spaces whose sizes are not the module's.
 
@@ -113,7 +120,7 @@ def check_spaces(module: nn.Module, observation: Space[Any], action: Space[Any])
         InputError: they are not.
     """
     length = observation_length(observation)
-    like = next(module.parameters())
+    like = _parameter(module)
     with trying(length), torch.no_grad():
         distribution = module(like.new_zeros(1, length))
     check_actions(distribution, action)

@@ -51,7 +51,9 @@ def _tensors(arrays: Mapping[str, Any], device: str) -> Params:
 def _built(config: Mapping[str, Any], theta: Params) -> MetaPolicy:
     env, hidden = config["env"], config["hidden"]
     params, _ = split_rates(theta)
-    shared: Any = {"hidden": hidden, "activation": config["activation"]}
+    # Weights that are replaced draw nothing from torch's global generator.
+    drawn = torch.Generator()
+    shared: Any = {"hidden": hidden, "activation": config["activation"], "generator": drawn}
     if "log_std" in params:
         module: nn.Module = GaussianMLP(
             params["mean.layers.0.weight"].shape[1],

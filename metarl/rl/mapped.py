@@ -74,10 +74,11 @@ def one_by_one(apply: Mapped) -> Mapped:
 def check_params(params: Params, tasks: int) -> None:
     """Refuse parameters that are not finite, or not of so many tasks."""
     for name, p in params.items():
-        if len(p) != tasks:
+        if p.ndim == 0 or len(p) != tasks:
             raise InputError(
-                f"parameter {name} is for {len(p)} tasks, but set_tasks was given {tasks}: collect "
-                "takes parameters with a leading task dimension, as expand_params gives them"
+                f"parameter {name} has the shape {tuple(p.shape)}, but set_tasks was given "
+                f"{tasks} tasks: collect takes parameters with a leading task dimension, as "
+                "expand_params gives them"
             )
         if not torch.isfinite(p.sum()):
             task = first_not_finite(p)

@@ -87,7 +87,8 @@ def _make(name: str, rows: int, options: Mapping[str, Any]) -> SyncVectorEnv:
     except (GymnasiumError, ImportError) as error:
         raise not_found(name, error) from None
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name} refuses its options: {error}") from None
+        given = f" with {dict(options)}" if options else ""
+        raise InputError(f"{name} cannot be made{given}: {error}") from None
     assert isinstance(made, SyncVectorEnv)
     return made
 

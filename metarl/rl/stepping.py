@@ -11,6 +11,8 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.threads import callers_device
+
 from . import vector
 from .distributions import Distribution, Gaussian, sample
 from .rollout import Rollout
@@ -89,11 +91,12 @@ def run_lanes(run: Callable[[int, Event], None], lanes: int) -> None:
 
     An interrupt or a lane's error sets the event and so ends the other lanes at their next step.
     """
-    abandoned = Event()
+    abandoned, here = Event(), callers_device()
 
     def guarded(lane: int) -> None:
         try:
-            run(lane, abandoned)
+            with here():
+                run(lane, abandoned)
         except BaseException:
             abandoned.set()
             raise

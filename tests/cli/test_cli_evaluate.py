@@ -601,6 +601,11 @@ def test_runs_alike_but_for_their_seed_stand_together(tmp_path: Path) -> None:
         ["run, seeds 5, 6 (5 to 9 iterations)", "7.5 (7 to 8)", "–"],
     ]
     assert seeds_together(runs[:1], curves[:1]) == []
+    names = ["seed-0", "seed-0-2", "seed-1", "seed-1-2"]
+    same = [run(0, [1.0], lr=5), run(0, [2.0], lr=6), run(1, [3.0], lr=5), run(1, [4.0], lr=6)]
+    named = [(name, one) for name, ((_, one), _) in zip(names, same, strict=True)]
+    rows = seeds_together(named, [curve for _, curve in same])
+    assert [row[0] for row in rows[1:]] == ["seed-0, seed-1", "seed-0-2, seed-1-2"]
     first, second = (train_small(tmp_path / f"seed-{seed}", f"--seed={seed}") for seed in (0, 1))
     page = report([first, second], tmp_path / "page").read_text()
     assert "Seeds together" in page

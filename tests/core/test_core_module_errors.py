@@ -116,11 +116,35 @@ def test_a_loss_of_another_module_is_refused(mapping: str, first_order: bool) ->
         (lambda x: functional.instance_norm(x[..., None]), "over one value"),
         (lambda x: functional.batch_norm(x, x[0], x[0], training=True), "a batch updates"),
         (lambda x: functional.instance_norm(x[..., None], x[0], x[0]), "an instance updates"),
+        (lambda x: functional.batch_norm(x, None, None), "needs running_mean and running_var"),
+        (lambda x: functional.batch_norm(x, x[0], None), "needs running_mean and running_var"),
+        (
+            lambda x: functional.instance_norm(x[..., None], use_input_stats=False),
+            "needs running_mean and running_var",
+        ),
+        (lambda x: functional.layer_norm(x, (3,)), r"over \(3,\) of an input \(3, 4\)"),
+        (lambda x: functional.layer_norm(x, (2, 3, 4)), r"over \(2, 3, 4\) of an input"),
+        (lambda x: functional.layer_norm(x, (4,), x[0, :1]), r"over \(4,\)"),
+        (lambda x: functional.layer_norm(x, (4,), None, x[0, :1]), r"over \(4,\)"),
+        (lambda x: functional.batch_norm(x, None, None, x[0, :1], training=True), "4 channels"),
+        (lambda x: functional.batch_norm(x, x[0, :1], x[0, :1]), "4 channels"),
     ],
 )
 def test_norms_refuse_what_torch_does_not_do_as_a_function(call: Any, said: str) -> None:
     with Elementary(), pytest.raises(InputError, match=said):
         call(torch.rand(3, 4))
+
+
+def test_norms_are_of_the_inputs_type() -> None:
+    x, weight = torch.rand(3, 4, dtype=torch.bfloat16), torch.rand(4)
+    for call in (
+        lambda: functional.layer_norm(x, (4,), weight, weight),
+        lambda: functional.batch_norm(x, None, None, weight, weight, training=True),
+    ):
+        with Elementary():
+            ours = call()
+        assert ours.dtype == call().dtype == torch.bfloat16
+        assert torch.allclose(ours.float(), call().float(), atol=0.05)
 
 
 @pytest.mark.parametrize(

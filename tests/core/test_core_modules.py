@@ -1,5 +1,6 @@
 """Any module through from_module: what works equals plain autograd, what cannot work is named."""
 
+import copy
 import functools
 import threading
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metarl import InnerLoop, InputError, adapt_tasks, from_module, meta_gradient, meta_loss
+from metarl.elementary.norms import weight_norm
+from metarl.modules import held_by
 from metarl.params import Params
 from metarl.supervised.losses import mean_squared_error
 from metarl.supervised.sinusoid import Regression
@@ -160,6 +163,38 @@ def test_padding_rows_of_an_embedding_are_constants(monkeypatch: pytest.MonkeyPa
     assert slopes("vmap")["0.weight"][0].abs().max() > 1e-4
 
 
+class Causal(nn.Module):
+    """Makes its mask once, and remembers what it put out last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.out, self.mask = nn.Linear(4, 4), nn.Linear(4, 1), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mask is None:
+            self.mask = x.new_ones(x.shape[-2], x.shape[-2]).tril()
+        scores = (self.query(x) @ x.mT).masked_fill(self.mask == 0, -torch.inf)
+        self.last = self.out(scores.softmax(-1) @ x)
+        return self.last.mean(-2)
+
+
+def test_attributes_that_a_call_sets_are_gone_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    net: Any = built(Causal)
+    net.core.last = None
+    called = copy.deepcopy(net)
+    net.core.mask = None
+    truth = reference(copy.deepcopy(net))
+    for module in (called, net):
+        params, apply = from_module(module)
+        for mapping in ("vmap", "chunk:1", "vmap", "threads"):
+            assert rel(gradient(apply, params, mapping), truth) < 1e-12
+    # Mutant: the mask stays, though the transform that it was made in has ended.
+    monkeypatch.setattr("metarl.params.held_by", lambda part: held_by(part)._replace(attributes=[]))
+    params, apply = from_module(net)
+    with pytest.raises(RuntimeError, match="escaped"):
+        gradient(apply, params, "chunk:1")
+
+
 def test_weight_norm_is_differentiated_twice() -> None:
     module = built(lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
     written = built(lambda: WeightNorm(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))))
@@ -169,6 +204,13 @@ def test_weight_norm_is_differentiated_twice() -> None:
     for mapping in ("vmap", "chunk:1"):
         assert rel(gradient(apply, params, mapping), by_hand) < 1e-12
     assert rel(reference(module), by_hand) > 1e-4  # Mutant: torch's own.
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((4,), 0), ((4,), -1), ((3, 4), 1), ((2, 3, 4), -2)])
+def test_weight_norm_is_torchs(shape: tuple[int, ...], dim: int) -> None:
+    v, g = draw(*shape), draw(*(n if d == dim % len(shape) else 1 for d, n in enumerate(shape)))
+    g = g if dim != -1 else draw(*[1] * len(shape))
+    assert torch.allclose(weight_norm(v, g, dim), torch._weight_norm(v, g, dim), atol=1e-14)
 
 
 @pytest.mark.parametrize(

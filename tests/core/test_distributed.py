@@ -19,6 +19,7 @@ from metarl import InnerLoop, adapt, conjugate_gradient, mean_over_tasks, meta_l
 from metarl.distributed import ALONE, Ranks, joined
 from metarl.errors import InputError
 from metarl.params import Params
+from metarl.reduction import mean_of_chunks
 from metarl.waiting import wait
 
 INNER = InnerLoop(0.05)
@@ -197,3 +198,15 @@ def test_exact_sums_do_not_depend_on_the_ranks() -> None:
     # Mutant: sums that are not in task order; they differ, if in the last bits only.
     line = on_ranks(4, gradients)[0]
     assert any(json.loads(line)[name] != plain[name] for name in truth)
+
+
+@pytest.mark.parametrize("tasks", [3, 301])
+def test_tasks_are_counted_exactly_whatever_the_first_sum_is_of(tasks: int) -> None:
+    """bfloat16 holds whole numbers to 256."""
+    whole = torch.tensor(float(tasks))
+    sums = [{"a": torch.zeros(2, dtype=torch.bfloat16), "loss": whole}]
+    data = torch.zeros(tasks, 1)
+    for reduce in (None, lambda x: x):
+        mean = mean_of_chunks(sums, data, reduce)
+        assert float(mean["loss"]) == 1
+        assert mean["a"].dtype == torch.bfloat16

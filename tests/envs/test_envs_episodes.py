@@ -120,7 +120,7 @@ def test_partial_reset_and_ended_episodes() -> None:
         envs.step(envs.action_space.sample())
     envs.reset(seed=0)
     for _ in range(5):
-        final, reward, terminated, truncated, _ = envs.step(envs.action_space.sample())
+        final, reward, terminated, truncated, last = envs.step(envs.action_space.sample())
     assert truncated.all()
     assert not terminated.any()
     assert reward.all()
@@ -129,6 +129,9 @@ def test_partial_reset_and_ended_episodes() -> None:
     assert not reward.any()
     assert truncated.all()
     assert not infos["velocity"].any()
+    assert infos["velocity"].dtype == last["velocity"].dtype
+    assert last["position"].all()
+    assert np.array_equal(infos["position"], last["position"])
     mask = np.array([True, False, True, False])
     again, _ = envs.reset(seed=8, options={"reset_mask": mask})
     assert np.array_equal(again[~mask], final[~mask])
@@ -150,8 +153,10 @@ def test_ant_ends_outside_its_heights_and_stays() -> None:
     assert terminated.tolist() == [True, True, False]
     assert not truncated.any()
     assert infos["reward_survive"].all()
-    after, reward, terminated, _, _ = envs.step(np.ones((3, 8)))
+    after, reward, terminated, _, later = envs.step(np.ones((3, 8)))
     assert np.array_equal(after[:2], observation[:2])
+    assert np.array_equal(later["position"][:2], infos["position"][:2])
+    assert (later["position"][2] != infos["position"][2]).all()
     assert terminated.tolist() == [True, True, False]
     assert (reward[:2] == 0).all()
     assert reward[2] != 0

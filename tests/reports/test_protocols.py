@@ -6,13 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from commands import refuse, succeed, train_small
+from spies import recorded
 
 from metarl.errors import InputError
 from metarl_experiments.configs.rl import EvaluateOptions
 from metarl_experiments.evaluation.evaluate import load
 from metarl_experiments.plots.stills import stills
+from metarl_experiments.plots.tasks import against_task, drawn_steps
 
 POINT = ("--compile=off", "--threads=1", "--hidden", "4", "--episodes=2", "--meta-batch=2")
 POINT += ("--validation-tasks=2", "--evaluation-episodes=2", "--iterations=1")
@@ -54,6 +57,7 @@ def test_page_of_another_protocol(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [row["steps"] for row in drawn] == list("01234")
     fits = rows_of(page / "fits.csv")
     assert {row["task"] for row in fits} == {"0", "1"}
+    assert set(fits[0]) >= {"after_0", "after_1", "after_4"}
 
     def work(*_: Any) -> Any:
         raise AssertionError
@@ -64,14 +68,89 @@ def test_page_of_another_protocol(run: Path, monkeypatch: pytest.MonkeyPatch) ->
         succeed("report", str(run))
 
 
-def test_a_run_alone(run: Path) -> None:
-    def labels() -> set[str]:
-        return {row["label"] for row in rows_of(run / "report" / "adaptation.csv")}
+def test_a_run_alone_and_beside_what_was_measured_on_the_same_tasks(run: Path) -> None:
+    def labels(*options: str) -> set[str]:
+        succeed("report", str(run), f"--out={run / 'page'}", *options)
+        return {row["label"] for row in rows_of(run / "page" / "adaptation.csv")}
 
-    succeed("report", str(run))
-    assert {"run", "MAML (shipped)", "MAML (paper)"} < labels()
-    succeed("report", str(run), "--alone")
-    assert labels() == {"run"}
+    beside = {"run", "MAML (shipped)", "MAML (paper)"}
+    assert beside < labels()
+    assert beside < labels("--steps=12")
+    assert labels("--alone") == {"run"}
+    assert labels("--shots=4") == {"run"}
+    assert labels("--task-seed=1") == {"run", "MAML (paper)", "pretrained (paper)"}
+
+
+def test_evaluations_of_other_protocols_keep_their_names(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = run / "evaluation.json"
+    line = refuse(capfd, 2, "evaluate", str(run), "--tasks=3", f"--out={file}")
+    assert f"name it {run / 'evaluation-tasks-3.json'}" in line
+    assert "name it" in refuse(capfd, 2, "evaluate", str(run), "--last", f"--out={file}")
+    assert not file.exists()
+    succeed("evaluate", str(run), f"--out={file}")
+    succeed("evaluate", str(run), "--tasks=3", f"--out={run / 'evaluation-tasks-3.json'}")
+    succeed("evaluate", str(run), "--tasks=3", f"--out={run.parent / 'evaluation.json'}")
+
+
+@pytest.mark.parametrize(
+    ("most", "drawn"), [(0, [0]), (1, [0, 1]), (4, [0, 1, 2, 3, 4]), (60, [0, 1, 2, 3, 60])]
+)
+def test_few_of_many_steps_are_drawn(
+    most: int, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no two of them alike."""
+    assert drawn_steps(most) == drawn
+    returns = np.random.default_rng(0).normal(size=(most + 1, 6))
+    for values in ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [1.0, -1.0, 1.0, 1.0, -1.0, 1.0]):
+        told = {"per_task": returns.tolist(), "variants": {"task": {"velocity": values}}}
+        calls = recorded(monkeypatch, "matplotlib.axes.Axes.plot")
+        (figure,) = against_task("run", told, units=True)
+        looks = {call.options["label"]: call.options for call in calls if "label" in call.options}
+        looks.pop("_", None)
+        assert len(looks) == len(drawn)
+        marks = {(look["color"], look["marker"]) for look in looks.values()}
+        assert len(marks) == len(drawn)
+        assert len(figure.rows[0]) == 2 + most + 1  # all of them
+        monkeypatch.undo()
+
+
+def test_few_tasks_are_no_categories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three velocities have an axis in metres a second; two directions have names."""
+
+    def label(**task: list[float]) -> str:
+        calls = recorded(monkeypatch, "matplotlib.axes.Axes.set")
+        told = {"per_task": [[1.0, 2.0, 3.0]], "variants": {"task": task}}
+        against_task("run", told, units=True)
+        monkeypatch.undo()
+        return str(next(c.options["xlabel"] for c in calls if "xlabel" in c.options))
+
+    assert label(velocity=[0.1, 0.5, 0.9]) == "velocity of the task (m/s)"
+    ticks = recorded(monkeypatch, "matplotlib.axes.Axes.set_xticks")
+    told = {"per_task": [[1.0, 2.0, 3.0]], "variants": {"task": {"direction": [1.0, -1.0, 1.0]}}}
+    against_task("run", told, units=True)
+    assert ticks[0].args[2] == ["backwards", "forwards"]
+
+
+def test_runs_of_other_ranges_are_told_the_way_out(
+    point: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wide = tmp_path / "wide"
+    succeed("train", "navigation", f"--out={wide}", "--env.task-range", "-1", "1", *POINT)
+    both, out = (str(point), str(wide)), f"--out={tmp_path / 'page'}"
+    assert "add --task-range LOW HIGH" in refuse(capfd, 2, "report", *both, out)
+    succeed("report", *both, out, "--task-range", "-1", "1", "--tasks=1", "--episodes=1")
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "Mean over 1 held-out task," in page
+    assert ": 1 test task, 1 episode of each under the mean return of all 1." in page
+
+
+def test_a_folder_that_cannot_be_made_leaves_none(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    refuse(capfd, 4, "report", str(run), f"--out={tmp_path / 'new' / ('x' * 300)}")
+    assert not (tmp_path / "new").exists()
 
 
 def test_several_runs_by_another_protocol(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,6 +302,35 @@ def test_predict_is_that_of_stable_baselines(runs: Path) -> None:
         policy.predict(one)
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_logits_that_are_no_numbers_choose_nothing(deterministic: bool) -> None:
+    module = metarl.rl.policies.CategoricalMLP(2, 3, hidden=(4,))
+    spaces = Box(-1, 1, (2,), np.float32), Discrete(3)
+    policy = Policy(module, *spaces, seed=0, returns=())
+    assert policy.predict(np.zeros(2), deterministic=deterministic)[0] in range(3)
+    with torch.no_grad():
+        next(module.parameters()).fill_(np.nan)
+    with pytest.raises(NonFiniteError, match="action is not finite"):
+        policy.predict(np.ones(2), deterministic=deterministic)
+
+
+def test_a_policy_without_parameters_acts() -> None:
+    class Still(torch.nn.Module):
+        def forward(self, x: Tensor) -> Gaussian:
+            return Gaussian(torch.zeros(len(x), 2), torch.full((len(x), 2), -5.0))
+
+    spaces = Box(-1, 1, (2,), np.float32), Box(-1, 1, (2,), np.float32)
+    action, _ = Policy(Still(), *spaces, seed=0, returns=()).predict(np.ones(2))
+    assert np.abs(action).max() < 0.1
+
+
+def test_loading_draws_nothing_from_the_global_generator(runs: Path) -> None:
+    for name in ("plain", "discrete"):
+        before = torch.random.get_rng_state()
+        metarl.rl.load(runs / name)
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("trained", [0, 1, 3])
 def test_as_many_steps_as_were_trained(runs: Path, trained: int) -> None:
     metapolicy = replace(metarl.rl.load(runs / "plain"), inner_steps=trained)
@@ -410,6 +439,14 @@ def test_config_of_another_version(
             metarl.rl.load(runs / "plain")
 
 
+class Mapless(NoTask):
+    def __init__(self, **_: Any) -> None:
+        raise ValueError("no file maze.xml")
+
+
+gymnasium.register("Mapless-v0", Mapless)
+
+
 def test_what_does_not_fit_is_named(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no run: it has no config\.json$"):
         metarl.rl.load(tmp_path)
@@ -432,6 +469,7 @@ def test_what_does_not_fit_is_named(runs: Path, tmp_path: Path) -> None:
         ("nowhere:Task-v0", "package:id"),
         ("Nothing-v0", "package:id"),
         (object(), "env is a object"),
+        ("Mapless-v0", r"Mapless-v0 cannot be made: no file maze\.xml"),
     ]
     for env, said in cases:
         with pytest.raises(InputError, match=said):
