@@ -11,6 +11,7 @@ import tyro
 from metarl.errors import InputError
 from metarl.runs import write_json
 from metarl.runs.files import real
+from metarl.runs.layout import EVALUATION
 
 from ..evaluation.comparison import check_comparable, compare
 from ..evaluation.evaluate import default_file, evaluate, experiment_of, load
@@ -101,9 +102,10 @@ def _out(path: Path, command: EvaluateCommand[Any]) -> Path | None:
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"--out {out}: needs a file name in a directory that exists")
     own = default_file(path, command.protocol, last=command.last, compare=())
-    taken = out.name.startswith("evaluation") and out.suffix == ".json"
-    if taken and real(out.parent) == real(path) and out.name != own.name:
-        raise InputError(f"--out {out}: a report takes this for another protocol; name it {own}")
+    if real(out) == real(path / EVALUATION) != real(own):
+        raise InputError(
+            f"--out {out}: reports read the numbers of the default protocol there; name {own}"
+        )
     return out
 
 

@@ -86,8 +86,8 @@ def test_evaluations_of_other_protocols_keep_their_names(
 ) -> None:
     file = run / "evaluation.json"
     line = refuse(capfd, 2, "evaluate", str(run), "--tasks=3", f"--out={file}")
-    assert f"name it {run / 'evaluation-tasks-3.json'}" in line
-    assert "name it" in refuse(capfd, 2, "evaluate", str(run), "--last", f"--out={file}")
+    assert f"name {run / 'evaluation-tasks-3.json'}" in line
+    assert "default protocol" in refuse(capfd, 2, "evaluate", str(run), "--last", f"--out={file}")
     assert not file.exists()
     succeed("evaluate", str(run), f"--out={file}")
     succeed("evaluate", str(run), "--tasks=3", f"--out={run / 'evaluation-tasks-3.json'}")
