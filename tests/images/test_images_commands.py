@@ -32,29 +32,29 @@ def stopped(tmp_path: Path) -> Path:
     run = tmp_path / "run"
     with glyphs_at_hand():
         succeed("train", "omniglot", f"--out={run}", "--lr=0", *TINY)
-        succeed("evaluate", str(run), "--tasks=8", f"--out={run / 'evaluation.json'}")
+        succeed("evaluate", str(run), "--tasks=8")
     return run
 
 
 def test_early_stopping_is_recorded_and_told(stopped: Path) -> None:
     lines = (stopped / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["iteration"] == 30
-    evaluation = json.loads((stopped / "evaluation.json").read_text())
+    evaluation = json.loads((stopped / "evaluation-tasks-8.json").read_text())
     assert evaluation["iteration"] == 10
     assert evaluation["variants"]["trained_iterations"] == 30
     with glyphs_at_hand():
-        succeed("report", str(stopped))
-    page = (stopped / "report" / "index.html").read_text()
+        succeed("report", str(stopped), "--tasks=8")
+    page = (stopped / "report-tasks-8" / "index.html").read_text()
     assert "30 of 100 iterations; it ends where validation has not improved for 20" in page
-    assert (stopped / "report" / "episodes.png").stat().st_size > 10_000
+    assert (stopped / "report-tasks-8" / "episodes.png").stat().st_size > 10_000
 
 
 def test_only_new_episodes_need_the_data_set(
     stopped: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("METARL_DATA", raising=False)
-    succeed("report", str(stopped))
-    drawn = {path.name for path in (stopped / "report").glob("*.png")}
+    succeed("report", str(stopped), "--tasks=8")
+    drawn = {path.name for path in (stopped / "report-tasks-8").glob("*.png")}
     assert "adaptation.png" in drawn
     assert "episodes.png" not in drawn
     before = sorted(stopped.rglob("*"))
@@ -119,9 +119,9 @@ def test_mini_imagenet_trains_and_is_evaluated(
     assert "mini-imagenet has 16 validation" in refuse(capfd, 2, *argv, "--ways=17")
     assert list(tmp_path.iterdir()) == []
     succeed(*argv, "--ways=2", "--inner-steps=1")
-    succeed("evaluate", run, "--tasks=2", "--steps=1", f"--out={run}/evaluation.json")
-    succeed("report", run)
-    assert (tmp_path / "run" / "report" / "episodes.png").exists()
+    succeed("evaluate", run, "--tasks=2", "--steps=1")
+    succeed("report", run, "--tasks=2", "--steps=1")
+    assert (tmp_path / "run" / "report-tasks-2-steps-1" / "episodes.png").exists()
 
 
 def test_of_runs_that_ended_early_those_without_patience_are_told() -> None:
