@@ -106,7 +106,7 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         self._terminated = np.zeros(num_envs, dtype=bool)
         self._truncated = np.zeros(num_envs, dtype=bool)
         self._invalid = np.zeros(num_envs, dtype=bool)
-        self._position: Array | None = None  # as told last, which ended episodes keep
+        self._position: Array | None = None  # which ended episodes keep; one or two numbers a row
         self.closed = False
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> list[Task]:
@@ -163,8 +163,10 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
             mask = np.ones(self.num_envs, dtype=bool)
         self._states[mask] = states[mask]
         self._observations[mask] = self.world.observe(states)[mask]
-        for record in (self._steps, self._terminated, self._truncated, self._invalid):
-            record[mask] = 0
+        records = (self._steps, self._terminated, self._truncated, self._invalid, self._position)
+        for record in records:
+            if record is not None:
+                record[mask] = 0
         return self._observed(), {"diverged": self._invalid.copy()}
 
     def step(self, actions: Any) -> tuple[Observations, Array, Flags, Flags, Infos]:
@@ -189,25 +191,25 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
     ) -> tuple[Observations, Array, Flags, Flags, Infos]:
         assert self._states is not None
         motion = self.world.advance(states, actions)
+        if self._position is None:
+            shape = (self.num_envs, *motion.position.shape[1:])
+            self._position = np.zeros(shape, dtype=motion.position.dtype)
         terms = {"reward_task": self.world.reward(motion, tasks), **motion.terms}
         terminated = self.world.terminated(motion, tasks)
         if motion.invalid.any():
             self._drop_invalid(live, motion, terms, terminated)
         self._states[live] = motion.states
         self._observations[live] = motion.observations
+        self._position[live] = motion.position
         self._steps[live] += 1
         self._terminated[live] = terminated
         self._truncated[live] = (self._steps[live] >= self.horizon) | motion.invalid
         self._invalid[live] = motion.invalid
 
-        infos: Infos = {"velocity": motion.velocity, "position": motion.position, **terms}
+        infos: Infos = {"velocity": motion.velocity, **terms}
         if len(states) < self.num_envs:
             infos = {name: self._scatter(live, value) for name, value in infos.items()}
-            assert self._position is not None  # an episode has ended
-            kept = self._position.copy()
-            kept[live] = motion.position
-            infos["position"] = kept
-        self._position = infos["position"].copy()
+        infos["position"] = self._position.copy()
         reward = infos["reward_task"].copy()
         for name in motion.terms:
             reward += infos[name]
@@ -223,7 +225,8 @@ class TaskVectorEnv(VectorEnv[Observations, Array, NDArray[Any]]):
         terminated[bad] = False
         for values in (motion.velocity, *terms.values()):
             values[bad] = 0.0
-        motion.position[bad] = 0.0 if self._position is None else self._position[live][bad]
+        assert self._position is not None
+        motion.position[bad] = self._position[live][bad]
 
     def _scatter(self, live: NDArray[np.int64], values: Array) -> Array:
         whole = np.zeros((self.num_envs, *values.shape[1:]), dtype=values.dtype)

@@ -120,6 +120,19 @@ def parse(kind: Any, argv: Sequence[str], *, prog: str, default: T) -> T:
     return options
 
 
+def parse_protocol(command: Any, experiment: Experiment, argv: Sequence[str], *, prog: str) -> Any:
+    """As `parse`, of a command whose parameter and first field are an experiment's protocol.
+
+    Args:
+        command: generic dataclass, which has the options of evaluations beside its own.
+        experiment: whose ``EvaluateOptions`` these are.
+        argv: options only.
+        prog: command as typed.
+    """
+    options = experiment.configs().EvaluateOptions
+    return parse(command[options], argv, prog=prog, default=command(options()))
+
+
 def _refuse_odd(argv: Sequence[str]) -> None:
     for name in PATHS:
         if value_of(argv, name) == "":

@@ -17,7 +17,7 @@ from ..evaluation.comparison import check_comparable, compare
 from ..evaluation.evaluate import default_file, evaluate, experiment_of, load
 from ..evaluation.evaluations import tasks_told
 from ..evaluation.shipped import is_shipped
-from ..options import parse, positionals
+from ..options import parse_protocol, positionals
 from ..outputs import check_writable, output
 from ..reporting.view import write_evaluation
 
@@ -60,11 +60,8 @@ def run(argv: Sequence[str]) -> int:
     if len(names) != 1:
         raise InputError(f"RUN: one is evaluated at a time ({' '.join(names)}); see --compare")
     path = Path(names[0])
-    experiment = experiment_of(path)
-    generic: Any = EvaluateCommand  # its parameter is known only now
-    kind = generic[experiment.configs().EvaluateOptions]
-    default = EvaluateCommand(experiment.configs().EvaluateOptions())
-    command = parse(kind, rest, prog=f"metarl evaluate {path}", default=default)
+    prog = f"metarl evaluate {path}"
+    command = parse_protocol(EvaluateCommand, experiment_of(path), rest, prog=prog)
     if "--compare" in rest and not command.compare:
         raise InputError("--compare: is empty; name a run")
     out = _out(path, command)

@@ -11,7 +11,7 @@ from metarl.errors import InputError
 
 from ..evaluation.evaluate import default_file, experiment_of
 from ..evaluation.shipped import is_shipped
-from ..options import parse, positionals
+from ..options import parse_protocol, positionals
 from ..outputs import output
 from ..reporting.report import report
 
@@ -47,11 +47,8 @@ def run(argv: Sequence[str]) -> int:
         return 0
     names, rest = positionals(argv, "RUN")
     paths = [Path(name) for name in names]
-    experiment = experiment_of(paths[0])
-    generic: Any = ReportCommand  # its parameter is known only now
-    kind = generic[experiment.configs().EvaluateOptions]
-    default = ReportCommand(experiment.configs().EvaluateOptions())
-    command = parse(kind, rest, prog="metarl report RUN [RUN ...]", default=default)
+    prog = "metarl report RUN [RUN ...]"
+    command = parse_protocol(ReportCommand, experiment_of(paths[0]), rest, prog=prog)
     out = output(_default(paths, command.protocol) if command.out is None else command.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; choose a directory")

@@ -21,14 +21,9 @@ POINT = ("--compile=off", "--threads=1", "--hidden", "4", "--episodes=2", "--met
 POINT += ("--validation-tasks=2", "--evaluation-episodes=2", "--iterations=1")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_small(tmp_path_factory.mktemp("runs") / "one")
-
-
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "run"))
+def run(tmp_path: Path) -> Path:
+    return train_small(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from metarl.params import Params, expand_params, from_module
 from metarl.rl.actions import action_map
 from metarl.rl.distributions import Gaussian, log_prob, sample
 from metarl.rl.making import make_halves
-from metarl.rl.mapped import map_policy
+from metarl.rl.mapped import check_params, map_policy
 from metarl.rl.policies import CategoricalMLP, GaussianMLP
 from metarl.rl.rollout import Rollout, episode_returns, mean_return
 from metarl.rl.sampler import Sampler
@@ -548,6 +548,8 @@ def test_bad_input_is_explained() -> None:
         InputError, match=r"has the shape \(3, .*\), but set_tasks was given 2 tasks"
     ):
         sampler.collect(policy, _params(policy), seed=0)
+    with pytest.raises(InputError, match=r"bonus has the shape \(\).*as expand_params gives them"):
+        check_params({"bonus": torch.ones(())}, 2)
 
 
 def test_environments_of_other_spaces_are_refused() -> None:
