@@ -14,6 +14,7 @@ from spies import recorded
 from metarl.errors import InputError
 from metarl_experiments.configs.rl import EvaluateOptions
 from metarl_experiments.evaluation.evaluate import load
+from metarl_experiments.plots.paths import paths
 from metarl_experiments.plots.stills import stills
 from metarl_experiments.plots.tasks import against_task, drawn_steps
 
@@ -161,9 +162,14 @@ def test_several_runs_by_another_protocol(run: Path, monkeypatch: pytest.MonkeyP
 def test_a_damaged_evaluation_of_another_protocol_is_named(
     run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (run / "evaluation-tasks-3.json").write_text('{"mean": 1}')
-    assert "evaluation-tasks-3.json" in refuse(capfd, 2, "report", str(run), "--tasks=3")
-    assert not (run / "report-tasks-3").exists()
+    """Before anything is measured, of other runs too."""
+    other = shutil.copytree(run, run.parent / "other")
+    (other / "evaluation-tasks-3.json").write_text('{"mean": 1}')
+    out = f"--out={run.parent / 'page'}"
+    line = refuse(capfd, 2, "report", str(run), str(other), "--tasks=3", out)
+    assert str(other / "evaluation-tasks-3.json") in line
+    assert not (run / "evaluation-tasks-3.json").exists()
+    assert not (run.parent / "page").exists()
 
 
 def test_goals_and_authors_are_those_of_the_protocol(point: Path, tmp_path: Path) -> None:
@@ -183,6 +189,18 @@ def test_goals_and_authors_are_those_of_the_protocol(point: Path, tmp_path: Path
     first = next(row for row in few if row["label"] == named and row["steps"] == "1")
     assert float(first["return"]) == pytest.approx((-12.19 - 20.8 - 21.73) / 3, abs=1e-6)
     assert {row["label"] for row in drawn("--tasks=3", "--alone")} == {"point"}
+
+
+def test_paths_lead_to_the_goals_of_the_protocol(point: Path) -> None:
+    """With the same noise: what differs after a step is due to the goal."""
+    loaded = load(point)
+    given, fresh = (
+        paths("run", loaded, EvaluateOptions(steps=1, tasks=1, task_seed=seed)).rows
+        for seed in ("paper", 0)
+    )
+    before = [row for row in given if row[0] == 0]
+    assert before == [row for row in fresh if row[0] == 0]
+    assert given != fresh
 
 
 def test_more_goals_than_the_paper_has(
